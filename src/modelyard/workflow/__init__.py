@@ -1,0 +1,1 @@
+"""The pipeline over the capabilities: register, convert, profile, choose, deploy, publish."""
