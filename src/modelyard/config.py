@@ -10,7 +10,7 @@ from pathlib import Path
 from modelyard.domain.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """Every setting with its default. Each is documented in docs/settings.md (a test keeps that true).
 

@@ -12,7 +12,10 @@ from modelyard.domain.versions import StepSpec
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model in a replica: a local artifact, how to run it, how to batch it."""
+    """One model in a replica: a local artifact, how to run it, how to batch it.
+
+    `steps_directory` holds the version's files that pre- and postprocessing steps use (labels, Python modules).
+    """
 
     name: str
     version: int
@@ -24,6 +27,7 @@ class ServedModel:
     queue: QueuePolicy = field(default_factory=QueuePolicy)
     preprocess: tuple[StepSpec, ...] = ()
     postprocess: tuple[StepSpec, ...] = ()
+    steps_directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)

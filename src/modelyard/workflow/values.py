@@ -39,7 +39,8 @@ class DeployRequest:
 class ProfileRequest:
     """Which cells to measure: the product of every listed axis.
 
-    `batches` are rows per request. Without `targets`, `runtimes`: every servable artifact on its default runtime. With `closed`
+    `batches` are rows per request. Without `targets`, `runtimes`: every servable artifact on its default runtime. With
+    `closed`
     (requests in flight) the loop is closed; with `rate_rps` it is open. Neither: closed 8.
     """
 
