@@ -36,6 +36,9 @@ class ReplicaSpec:
 
     Ports of 0 let the system choose (the replica then writes what it got to `ready_file`). With `reuse_port` several
     replicas share one port. `ready_file` is written (JSON: pid, http_port, grpc_port) once models are loaded and warm.
+    `heartbeat_file` is touched (its mtime set) about every second from before `ready_file` appears until the replica
+    exits, drain included, but only while the event loop turns and no model execution is stuck: an engine replaces a
+    replica whose heartbeat stops.
     """
 
     service: str
@@ -48,6 +51,7 @@ class ReplicaSpec:
     memory_limit_bytes: int | None = None
     max_body_bytes: int = 64 * 1024 * 1024
     ready_file: str | None = None
+    heartbeat_file: str | None = None
 
 
 class ReplicaState(StrEnum):
