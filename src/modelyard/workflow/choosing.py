@@ -1,0 +1,104 @@
+"""The decision: the cheapest measured configuration whose upper confidence bound meets the SLO.
+
+Pure functions over measurements. Without an SLO: the best throughput per core, with its p99 shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelyard.domain.configuration import Slo
+from modelyard.domain.measurement import Measurement, Validity
+from modelyard.workflow.values import Choice
+
+
+def choose(
+    slo: Slo | None,
+    measured: Sequence[Measurement],
+    capacities: Sequence[Measurement],
+    naive_artifact: str | None,
+) -> Choice:
+    """Choose among `measured` (open loop, the SLO's numbers) or, without an SLO, `capacities` (closed loop).
+
+    `naive_artifact` marks the naive deployment among them (its configuration has that artifact, one replica, no
+    batching). Invalid and saturated measurements are never chosen.
+    """
+    pool = list(capacities if slo is None else measured)
+    naive = next((m for m in pool if is_naive(m, naive_artifact)), None)
+    if slo is None:
+        return _by_throughput(pool, capacities, naive)
+    trusted = [m for m in pool if trustworthy(m)]
+    meeting = [m for m in trusted if meets(m, slo)]
+    if meeting:
+        best = min(meeting, key=lambda m: (m.indicators.cost_per_million, _p99(m)))
+        others = len(meeting) - 1
+        reason = (
+            f"the cheapest of {len(meeting)} that meet {slo}: p99 {best.indicators.p99_ms} ms, "
+            f"upper bound {_upper(best):.4g} ms"
+        )
+        if others == 0:
+            reason = f"the only one of {len(pool)} that meets {slo}: upper bound of p99 {_upper(best):.4g} ms"
+        return Choice(best, naive, slo, True, reason, tuple(pool), cost_ratio(naive, best))
+    return _none_meets(slo, pool, trusted, naive)
+
+
+def _none_meets(slo: Slo, pool: list[Measurement], trusted: list[Measurement], naive: Measurement | None) -> Choice:
+    if not pool:
+        return Choice(None, None, slo, False, "nothing could be measured", ())
+    if not trusted:
+        verdicts = "; ".join(sorted({f"{m.configuration.label}: {m.verdict}" for m in pool}))
+        reason = f"none of {len(pool)} measurements can be trusted ({verdicts})"
+        return Choice(None, naive, slo, False, reason, tuple(pool))
+    best = min(trusted, key=lambda m: (_upper(m), m.indicators.cost_per_million))
+    reason = (
+        f"none of {len(pool)} configurations meets {slo}; the closest is {best.configuration.label} "
+        f"with p99 {best.indicators.p99_ms} ms"
+    )
+    return Choice(best, naive, slo, False, reason, tuple(pool), cost_ratio(naive, best))
+
+
+def _by_throughput(pool: list[Measurement], everything: Sequence[Measurement], naive: Measurement | None) -> Choice:
+    trusted = [m for m in pool if m.verdict.validity is not Validity.INVALID]
+    if not trusted:
+        return Choice(None, naive, None, None, "nothing could be measured", tuple(everything))
+    best = max(trusted, key=throughput_per_core)
+    p99 = f"p99 {best.indicators.p99_ms} ms" if best.indicators.p99_ms else "too few requests for a p99"
+    reason = f"no SLO given: the best throughput per core, {throughput_per_core(best):.4g} rps per core ({p99})"
+    return Choice(best, naive, None, None, reason, tuple(everything), cost_ratio(naive, best))
+
+
+def is_naive(m: Measurement, naive_artifact: str | None) -> bool:
+    """Whether `m` measured the naive deployment: the source artifact, one replica, no batching."""
+    c = m.configuration
+    return c.artifact == naive_artifact and c.replicas == 1 and c.batching.max_size == 1
+
+
+def trustworthy(m: Measurement) -> bool:
+    """Whether a decision may rest on `m`: not invalid, not saturated."""
+    return m.verdict.validity is not Validity.INVALID and not m.verdict.saturated
+
+
+def meets(m: Measurement, slo: Slo) -> bool:
+    """Whether the upper confidence bound of p99 is within the SLO and errors are rarer than the 1 % p99 leaves."""
+    return _upper(m) <= slo.p99_ms and m.indicators.error_fraction < 0.01
+
+
+def throughput_per_core(m: Measurement) -> float:
+    """Completed requests per second per core kept busy."""
+    return m.indicators.throughput_rps.value / max(m.indicators.cpu_cores, 1e-9)
+
+
+def cost_ratio(naive: Measurement | None, best: Measurement) -> float | None:
+    """Cost per request of the naive deployment over the chosen one's; None where naive has no valid number."""
+    if naive is None or naive.verdict.validity is Validity.INVALID or best.indicators.cost_per_million <= 0:
+        return None
+    return naive.indicators.cost_per_million / best.indicators.cost_per_million
+
+
+def _upper(m: Measurement) -> float:
+    p99 = m.indicators.p99_ms
+    return float("inf") if p99 is None or p99.high is None else p99.high
+
+
+def _p99(m: Measurement) -> float:
+    return m.indicators.p99_ms.value if m.indicators.p99_ms else float("inf")

@@ -1,0 +1,69 @@
+"""The decision rule of publish: cheapest configuration whose upper bound meets the SLO."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelyard.domain.configuration import Slo
+from modelyard.domain.measurement import Validity
+from modelyard.workflow.choosing import choose
+from tests.builders import configuration, measurement
+
+SLO = Slo(p99_ms=10, rate_rps=200)
+NAIVE = measurement("naive", config=configuration("source"), p99=(4.0, 3.0, 5.0), cost=4.0)
+
+
+def test_the_cheapest_that_meets_the_slo_wins_and_is_compared_with_naive() -> None:
+    cheap = measurement("cheap", cost=1.0, p99=(8.0, 7.0, 9.9))
+    dear = measurement("dear", cost=2.0, p99=(1.0, 1.0, 1.0))
+    choice = choose(SLO, [NAIVE, dear, cheap], [], "source")
+    assert choice.chosen is cheap
+    assert choice.met is True
+    assert choice.naive is NAIVE
+    assert choice.cost_ratio == pytest.approx(4.0)
+
+
+def test_the_upper_bound_decides_not_the_value() -> None:
+    cheap_but_unsure = measurement("unsure", cost=1.0, p99=(8.0, 6.0, 10.1))
+    sure = measurement("sure", cost=2.0, p99=(9.0, 8.0, 10.0))
+    assert choose(SLO, [cheap_but_unsure, sure], [], None).chosen is sure
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        measurement("invalid", cost=0.1, validity=Validity.INVALID),
+        measurement("saturated", cost=0.1, saturated=True),
+        measurement("errors", cost=0.1, errors=0.02),
+        measurement("no-p99", cost=0.1, p99=None),
+    ],
+    ids=lambda m: m.id,
+)
+def test_a_number_that_cannot_be_trusted_is_never_chosen(bad: object) -> None:
+    good = measurement("good", cost=5.0)
+    choice = choose(SLO, [bad, good], [], None)  # type: ignore[list-item]
+    assert choice.chosen is good
+
+
+def test_it_says_plainly_when_none_meets() -> None:
+    slow = measurement("slow", p99=(50.0, 40.0, 60.0))
+    slower = measurement("slower", p99=(70.0, 60.0, 80.0))
+    choice = choose(SLO, [slower, slow], [], None)
+    assert choice.met is False
+    assert choice.chosen is slow
+    assert "none of 2 configurations meets p99 <= 10 ms at 200 rps" in choice.reason
+
+
+def test_nothing_trustworthy_chooses_nothing() -> None:
+    choice = choose(SLO, [measurement(validity=Validity.INVALID)], [], None)
+    assert choice.chosen is None
+    assert choice.met is False
+
+
+def test_without_an_slo_throughput_per_core_decides() -> None:
+    wide = measurement("wide", rps=1000, cpu_cores=2.0)
+    lean = measurement("lean", rps=800, cpu_cores=1.0)
+    choice = choose(None, [], [wide, lean], None)
+    assert choice.chosen is lean
+    assert choice.met is None
+    assert "per core" in choice.reason
