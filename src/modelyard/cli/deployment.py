@@ -1,0 +1,67 @@
+"""`yard deploy`: start a service of a version."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from modelyard.cli import arguments
+from modelyard.cli.command import command
+from modelyard.cli.session import Session
+
+
+def deploy(
+    session: Session,
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Which version: digits, digits:3, digits@production.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the service; default: the model's.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="TARGET", help="Which artifact, e.g. onnx:int8-static.")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="What executes it, e.g. onnxruntime.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads per replica.")] = None,
+    replicas: Annotated[int | None, typer.Option("--replicas", min=1, help="Processes behind the one port.")] = None,
+    max_batch: Annotated[int | None, typer.Option("--max-batch", min=1, help="Dynamic batching up to; 1: off.")] = None,
+    max_delay_us: Annotated[
+        int | None, typer.Option("--max-delay-us", min=0, help="Longest wait for a batch to fill.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="Limit per replica, e.g. 2GiB.")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="HTTP port; 0: a free one.")] = 0,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="gRPC port; 0: a free one.")] = 0,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a running service of this name.")] = False,
+) -> None:
+    """Start a version as a service. What is not given is taken from the last publish of the version.
+
+    Only the source and artifacts proven equal to it can be deployed.
+    """
+    from modelyard.cli import tables
+    from modelyard.domain.artifacts import Target
+    from modelyard.domain.configuration import Batching
+    from modelyard.workflow.values import DeployRequest
+
+    batching = None
+    if max_batch is not None or max_delay_us is not None:
+        batching = Batching(max_batch or 1, max_delay_us or 0)
+    request = DeployRequest(
+        name=name,
+        target=Target.parse(target) if target else None,
+        runtime=runtime,
+        threads=threads,
+        replicas=replicas,
+        batching=batching,
+        memory_limit_bytes=arguments.size(memory, "--memory") if memory else None,
+        host=host,
+        http_port=port,
+        grpc_port=grpc_port,
+        replace=replace,
+    )
+    with session.yard() as yard, session.listener() as listener:
+        service = yard.deploy(ref, request, listener=listener)
+    session.output.emit("service", service, lambda: tables.deployed(service))
+
+
+def add(app: typer.Typer) -> None:
+    command(app, "deploy")(deploy)

@@ -1,0 +1,148 @@
+"""Conversions and measurements as tables: the parts that the publish summary and the listings share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from modelyard.cli.layout import FAINT, interval, number, seconds, size, table, word
+from modelyard.domain.artifacts import Conversion, Equivalence, Outcome
+from modelyard.domain.measurement import Measurement, Validity
+
+
+def conversions(found: Sequence[Conversion]) -> RenderableType:
+    """What was converted: proven with how close, or refused with the named reason; the hint of each failure below."""
+    ordered = sorted(enumerate(found), key=lambda pair: (pair[1].outcome is not Outcome.PROVEN, pair[0]))
+    rows = [
+        (
+            Text(str(c.target)),
+            Text(c.route, style=FAINT),
+            word(c.outcome),
+            _max_error(c.equivalence),
+            _agreement(c.equivalence),
+            _metric(c.equivalence),
+            seconds(c.duration_s),
+        )
+        for _, c in ordered
+    ]
+    shown = table(
+        ("target", "route", "outcome", "max error", "same answer", "metric", "took"),
+        rows,
+        right="   >> >",
+        empty="no conversions",
+    )
+    return Group(shown, *_reasons([c for _, c in ordered]))
+
+
+def _reasons(found: Iterable[Conversion]) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for c in found:
+        if c.outcome is Outcome.PROVEN:
+            continue
+        name = (
+            c.failure if c.failure else (c.equivalence.reason if c.equivalence and c.equivalence.reason else c.outcome)
+        )
+        text = Text.assemble((f"{c.target}", "bold"), f" {c.outcome}: {name}", ("\n  " + _first_line(c.detail), ""))
+        if c.hint:
+            text.append(f"\n  try: {_first_line(c.hint)}", style=FAINT)
+        lines += ["", text] if not lines else [text]
+    return lines
+
+
+def _first_line(text: str, limit: int = 300) -> str:
+    line = text.strip().splitlines()[0] if text.strip() else "no detail was given"
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def _max_error(equivalence: Equivalence | None) -> str:
+    if equivalence is None or not equivalence.outputs:
+        return "-"
+    return f"{max(o.max_abs_error for o in equivalence.outputs):.1e}"
+
+
+def _agreement(equivalence: Equivalence | None) -> str:
+    shares = [o.decision_agreement for o in equivalence.outputs] if equivalence else []
+    known = [s for s in shares if s is not None]
+    return f"{min(known):.4g}".join(("", "")) if not known else f"{min(known) * 100:.4g} %"
+
+
+def _metric(equivalence: Equivalence | None) -> str:
+    if equivalence is None:
+        return ""
+    return "\n".join(f"{m.metric} {m.source:.4g} → {m.artifact:.4g}" for m in equivalence.metrics)
+
+
+def measurements(
+    found: Sequence[Measurement],
+    *,
+    ids: bool = False,
+    marks: dict[str, str] | None = None,
+    currency: str = "",
+) -> RenderableType:
+    """The indicators of every configuration, grouped by load. `marks`: measurement id -> word in front of its row.
+
+    Numbers of an invalid measurement stand in parentheses, never as if they were good; why is said below.
+    """
+    marks = marks or {}
+    groups: list[RenderableType] = []
+    ordered = sorted(found, key=lambda m: (m.workload.open_loop, m.workload.label))
+    for label, cells in groupby(ordered, key=lambda m: m.workload.label):
+        rows = [
+            _row(m, marks.get(m.id, ""), ids=ids) for m in sorted(cells, key=lambda m: m.indicators.cost_per_million)
+        ]
+        cost = f"{currency or 'cost'}/1M"
+        groups += [
+            "" if groups else Text(""),
+            Text(f"load: {label}", style="italic"),
+            table(
+                ("configuration", "req/s", "p50 ms", "p95 ms", "p99 ms", "memory", "cores", cost, "verdict"),
+                rows,
+                right=" >>>>>>> ",
+                empty="",
+            ),
+        ]
+    if not groups:
+        return Text("no measurements", style=FAINT)
+    return Group(*groups[1:], *_doubts(found))
+
+
+def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
+    c, i = m.configuration, m.indicators
+    trusted = m.verdict.validity is not Validity.INVALID
+
+    def shown(text: str) -> Text:
+        return Text(text) if trusted else Text("\n".join(f"({line})" for line in text.splitlines()), style=FAINT)
+
+    knobs = f"{c.runtime} t{c.threads} r{c.replicas} b{c.batching.max_size}"
+    name = Text.assemble((f"{c.target}", "bold" if mark else ""), "\n", (knobs, FAINT))
+    if mark:
+        name.append(f"\n{mark}", style="bold green" if mark == "chosen" else "bold")
+    if ids:
+        name.append(f"\n{m.id}", style=FAINT)
+    verdict = f"{m.verdict.validity}" + (",\nsaturated" if m.verdict.saturated else "")
+    return (
+        name,
+        shown(number(i.throughput_rps.value)),
+        shown(number(i.p50_ms.value)),
+        shown(number(i.p95_ms.value)),
+        shown(interval(i.p99_ms)),
+        size(i.memory_rss_bytes),
+        shown(number(i.cpu_cores)),
+        shown(number(i.cost_per_million)),
+        word(verdict),
+    )
+
+
+def _doubts(found: Sequence[Measurement]) -> list[RenderableType]:
+    """Why measurements are not plainly valid, each reason once with how many it concerns."""
+    reasons: dict[str, int] = {}
+    for m in found:
+        for reason in m.verdict.reasons:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    if not reasons:
+        return []
+    lines = [Text(f"{count} of {len(found)}: {reason}", style=FAINT) for reason, count in reasons.items()]
+    return ["", Text("why not plainly valid", style=FAINT), *lines]

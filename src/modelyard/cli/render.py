@@ -1,0 +1,147 @@
+"""The summary of `yard publish`: all that was done, with its evidence, readable at 100 columns without colour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from modelyard.cli import evidence
+from modelyard.cli.layout import BAD, DOUBTFUL, FAINT, GOOD, facts, number, seconds, section, size
+from modelyard.domain.artifacts import Outcome, Standing
+
+if TYPE_CHECKING:
+    from modelyard.domain.measurement import Measurement
+    from modelyard.domain.services import Service
+    from modelyard.workflow.values import Choice, Publication
+
+
+def publication(result: Publication, *, currency: str = "USD") -> RenderableType:
+    """The whole summary, top to bottom in the order of the work; the service and how to stop it come last."""
+    return Group(
+        _head(result),
+        section(_conversion_title(result), evidence.conversions(result.conversions)),
+        section("Measured", _measured(result, currency)),
+        section("Chosen", _choice(result.choice, currency)),
+        _service(result) if result.service else _no_service(result),
+    )
+
+
+def _head(result: Publication) -> RenderableType:
+    version = result.version
+    definition = version.definition
+    source = next((a for a in result.artifacts if a.standing is Standing.SOURCE), None)
+    what = f"{definition.source.format}, {definition.source.entry}" + (f", {size(source.size_bytes)}" if source else "")
+    claimed = ", ".join(f"{name} {value:g}" for name, value in definition.metrics.items())
+    status = "registered now" if result.created else "was registered already, unchanged"
+    return Group(
+        Text.assemble((version.ref, "bold"), f"  {status}", (f"  ({seconds(sum(result.seconds.values()))})", FAINT)),
+        facts(
+            [
+                ("source", what),
+                ("inputs", ", ".join(map(str, definition.signature.inputs))),
+                ("outputs", ", ".join(map(str, definition.signature.outputs))),
+                ("claims", claimed),
+                ("SLO", str(result.choice.slo) if result.choice.slo else "none given"),
+                ("time", ", ".join(f"{step} {seconds(s)}" for step, s in result.seconds.items())),
+            ]
+        ),
+    )
+
+
+def _conversion_title(result: Publication) -> str:
+    counts = dict.fromkeys(Outcome, 0)
+    for conversion in result.conversions:
+        counts[conversion.outcome] += 1
+    words = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    return f"Converted and proven equal to the source ({words or 'nothing to convert'})"
+
+
+def _measured(result: Publication, currency: str) -> RenderableType:
+    choice = result.choice
+    marks = {m.id: name for m, name in ((choice.naive, "naive"), (choice.chosen, "chosen")) if m is not None}
+    shown = list(choice.considered)
+    shown += [m for m in (choice.naive, choice.chosen) if m is not None and m.id not in {s.id for s in shown}]
+    legend = Text("t: threads per replica, r: replicas, b: max batch; [low, high]: 95 % confidence", style=FAINT)
+    return Group(evidence.measurements(shown, marks=marks, currency=currency), legend)
+
+
+def _choice(choice: Choice, currency: str) -> RenderableType:
+    chosen, naive = choice.chosen, choice.naive
+    if chosen is None:
+        return Text.assemble(("Nothing could be chosen. ", BAD), choice.reason)
+    verdict = {
+        True: Text(f"met: {choice.slo}", style=GOOD),
+        False: Text(f"NOT met: {choice.slo}", style=BAD),
+        None: Text("none given (add slo to the manifest, or --slo 'p99 <= 20 ms at 200 rps')", style=DOUBTFUL),
+    }[choice.met]
+    return facts(
+        [
+            ("configuration", chosen.configuration.label),
+            ("why", choice.reason),
+            ("SLO", verdict),
+            ("cost", _cost(chosen, currency)),
+            ("naive", f"{naive.configuration.label}: {_cost(naive, currency)}" if naive else "not measured"),
+            ("saving", _saving(choice)),
+        ]
+    )
+
+
+def _cost(m: Measurement, currency: str) -> str:
+    i = m.indicators
+    return (
+        f"{number(i.cost_per_million)} {currency} per 1M requests ({number(i.core_s_per_request * 1000)} core-ms each)"
+    )
+
+
+def _saving(choice: Choice) -> str | Text:
+    if choice.cost_ratio is None:
+        return "unknown: the naive deployment has no valid number to compare with"
+    if choice.chosen and choice.naive and choice.chosen.id == choice.naive.id:
+        return "none: the naive deployment is the best that was found"
+    if choice.cost_ratio < 1:
+        return f"none: it costs {1 / choice.cost_ratio:.2g}x as much per request as the naive deployment"
+    return Text(f"the naive deployment costs {choice.cost_ratio:.2f}x as much per request", style=GOOD)
+
+
+def _service(result: Publication) -> RenderableType:
+    service = result.service
+    assert service is not None  # noqa: S101  (the caller's branch)
+    rows: list[tuple[str, RenderableType]] = [
+        ("HTTP", Text(service.endpoint.url, style="bold")),
+        ("gRPC", service.endpoint.grpc_address or ""),
+        ("answered", _answer(result)),
+        ("report", result.report or ""),
+        ("stop it", f"yard services stop {service.name}"),
+    ]
+    parts = [section(f"Service {service.name} is up", facts(rows))]
+    if result.curl:
+        # on lines of its own, unindented and unwrapped, so that it can be copied
+        parts += ["", Text("Try it:", style="bold"), Text(result.curl, no_wrap=True, overflow="ignore")]
+    return Group(*parts)
+
+
+def _answer(result: Publication) -> str:
+    if result.prediction is None:
+        return ""
+    return "a real request, with " + ", ".join(f"{name}{list(t.shape)}" for name, t in result.prediction.items())
+
+
+def _no_service(result: Publication) -> RenderableType:
+    rows = [("report", result.report or ""), ("deploy it", f"yard deploy {result.version.ref}")]
+    return section("Not deployed", facts(rows))
+
+
+def endpoint_lines(service: Service) -> RenderableType:
+    """Where a service listens, how to look at it and stop it."""
+    return facts(
+        [
+            ("service", Text(service.name, style="bold")),
+            ("version", f"{service.model}:{service.version}"),
+            ("configuration", service.configuration.label),
+            ("HTTP", service.endpoint.url),
+            ("gRPC", service.endpoint.grpc_address or ""),
+            ("stop it", f"yard services stop {service.name}"),
+        ]
+    )

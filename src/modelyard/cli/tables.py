@@ -1,0 +1,311 @@
+"""Listings and single things as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from modelyard.cli import evidence
+from modelyard.cli.layout import FAINT, facts, number, section, size, table, when, word
+from modelyard.cli.render import endpoint_lines
+
+if TYPE_CHECKING:
+    from modelyard.cli.configuration import SettingRow
+    from modelyard.domain.artifacts import Artifact, Conversion
+    from modelyard.domain.measurement import Interval, Measurement
+    from modelyard.domain.services import Service
+    from modelyard.domain.tensors import Tensor
+    from modelyard.domain.versions import AliasEvent, Version
+    from modelyard.hub import Freed, Lineage, ModelSummary
+    from modelyard.profile import Comparison
+    from modelyard.workflow.values import Finding, ServiceStatus, VersionDiff
+
+
+def models(found: Sequence[ModelSummary]) -> RenderableType:
+    rows = [
+        (
+            Text(m.name, style="bold"),
+            str(m.latest),
+            str(m.versions),
+            m.task,
+            m.framework,
+            _pointing(m.aliases),
+            when(m.updated_at),
+        )
+        for m in found
+    ]
+    columns = ("model", "latest", "versions", "task", "framework", "aliases", "changed")
+    return table(columns, rows, right=" >>", empty="no models yet; yard register model.yaml adds one")
+
+
+def versions(found: Sequence[Version]) -> RenderableType:
+    rows = [
+        (
+            Text(v.ref, style="bold"),
+            v.definition.task,
+            v.definition.framework,
+            ", ".join(f"{name} {value:g}" for name, value in v.definition.metrics.items()),
+            ", ".join(v.aliases),
+            ", ".join(v.description.tags),
+            when(v.created_at),
+        )
+        for v in found
+    ]
+    columns = ("version", "task", "framework", "claims", "aliases", "tags", "registered")
+    return table(columns, rows, empty="no version matches")
+
+
+def version(lineage: Lineage) -> RenderableType:
+    v = lineage.version
+    d, text = v.definition, v.description
+    return Group(
+        facts(
+            [
+                ("version", Text(v.ref, style="bold")),
+                ("description", text.description),
+                ("task", d.task),
+                ("framework", d.framework + d.framework_constraint),
+                ("source", f"{d.source.format}, {d.source.entry}" + (" (trusted)" if d.source.trusted else "")),
+                ("inputs", "\n".join(map(str, d.signature.inputs))),
+                ("outputs", "\n".join(map(str, d.signature.outputs))),
+                ("steps", ", ".join(s.kind for s in (*d.preprocess, *d.postprocess))),
+                ("dataset", d.dataset.path if d.dataset else ""),
+                ("claims", ", ".join(f"{name} {value:g}" for name, value in d.metrics.items())),
+                ("SLO", str(d.slo) if d.slo else ""),
+                ("aliases", ", ".join(v.aliases)),
+                ("tags", ", ".join(text.tags)),
+                ("license", text.license),
+                ("authors", ", ".join(text.authors)),
+                ("references", "\n".join(text.references)),
+                ("services", ", ".join(lineage.services)),
+                ("registered", when(v.created_at)),
+                ("digest", Text(v.digest, style=FAINT)),
+            ]
+        ),
+        section("Artifacts", artifacts(lineage.artifacts)),
+        *([section("Measurements", evidence.measurements(lineage.measurements))] if lineage.measurements else []),
+        *([section("Card", Text(text.card))] if text.card else []),
+    )
+
+
+def artifacts(found: Sequence[Artifact]) -> RenderableType:
+    rows = [
+        (Text(str(a.target)), str(a.precision), word(a.standing), size(a.size_bytes), Text(a.id, style=FAINT))
+        for a in found
+    ]
+    return table(("target", "precision", "standing", "size", "id"), rows, right="   >", empty="none")
+
+
+def diff(difference: VersionDiff) -> RenderableType:
+    rows = [(Text(name, style="bold"), left, right) for name, left, right in difference.rows]
+    return table(
+        ("", difference.left, difference.right), rows, empty=f"{difference.left} and {difference.right} are the same"
+    )
+
+
+def aliases(pointing: Mapping[str, int]) -> RenderableType:
+    rows = [(Text(name, style="bold"), str(number)) for name, number in pointing.items()]
+    return table(("alias", "version"), rows, right=" >", empty="no aliases")
+
+
+def alias_history(events: Sequence[AliasEvent]) -> RenderableType:
+    rows = [(when(e.created_at), e.action, _or_none(e.previous), _or_none(e.version)) for e in events]
+    return table(("when", "action", "from", "to"), rows, right="  >>", empty="this alias was never set")
+
+
+def freed(found: Freed, *, dry_run: bool) -> RenderableType:
+    verb = "would free" if dry_run else "freed"
+    counted = (
+        (len(found.versions), "version"),
+        (len(found.aliases), "alias"),
+        (found.artifacts, "artifact"),
+        (found.conversions, "conversion"),
+        (found.measurements, "measurement"),
+        (found.blobs, "blob"),
+        (found.temp_files, "temporary file"),
+        (found.cache_entries, "cache entry"),
+    )
+    rows = [(name, str(count)) for count, name in counted if count]
+    named = ", ".join((*found.versions, *found.aliases))
+    return facts([(verb, size(found.size_bytes) if rows else "nothing"), ("named", named), *rows])
+
+
+def conversions(found: Sequence[Conversion]) -> RenderableType:
+    return evidence.conversions(found)
+
+
+def measurements(found: Sequence[Measurement], *, ids: bool = False) -> RenderableType:
+    return evidence.measurements(found, ids=ids)
+
+
+def measurement(m: Measurement) -> RenderableType:
+    i, c, w, f = m.indicators, m.configuration, m.workload, m.fingerprint
+    stages = i.stages
+    split = (
+        f"queue {number(stages.queue_ms)}, batch wait {number(stages.batch_wait_ms)}, pre {number(stages.pre_ms)}, "
+        f"infer {number(stages.infer_ms)}, post {number(stages.post_ms)}, encode {number(stages.encode_ms)} ms; "
+        f"{number(stages.mean_batch_rows)} rows per batch"
+        if stages
+        else ""
+    )
+    return Group(
+        facts(
+            [
+                ("measurement", Text(m.id, style="bold")),
+                ("version", f"{m.model}:{m.version}"),
+                ("verdict", word(m.verdict.validity) + Text(", saturated" if m.verdict.saturated else "")),
+                ("because", "\n".join(m.verdict.reasons)),
+                ("configuration", c.label),
+                ("load", f"{w.label}; {w.blocks} blocks of {w.requests} requests or {w.duration_s:g} s; seed {w.seed}"),
+                ("purpose", m.purpose),
+                ("made", when(m.created_at)),
+            ]
+        ),
+        section(
+            "Indicators",
+            facts(
+                [
+                    ("throughput", f"{_spread(i.throughput_rps)} requests/s, {number(i.rows_per_s)} rows/s"),
+                    ("p50", f"{_spread(i.p50_ms)} ms"),
+                    ("p95", f"{_spread(i.p95_ms)} ms"),
+                    ("p99", f"{_spread(i.p99_ms)} ms" if i.p99_ms else "too few requests"),
+                    ("p99.9", f"{number(i.p999_ms)} ms" if i.p999_ms else "too few requests"),
+                    ("memory", size(i.memory_rss_bytes)),
+                    ("GPU memory", size(i.gpu_memory_bytes) if i.gpu_memory_bytes else ""),
+                    ("cores busy", number(i.cpu_cores)),
+                    ("GPU busy", f"{i.gpu_utilisation:.0%}" if i.gpu_utilisation is not None else ""),
+                    (
+                        "cost",
+                        f"{number(i.cost_per_million)} per 1M requests, "
+                        f"{number(i.core_s_per_request * 1e3)} core-ms each",
+                    ),
+                    ("errors", f"{i.error_fraction:.2%} of {i.requests:,} requests"),
+                    (
+                        "first answer",
+                        f"{number(i.time_to_first_response_ms)} ms" if i.time_to_first_response_ms else "",
+                    ),
+                    ("cold start", f"{number(i.cold_start_s)} s" if i.cold_start_s else ""),
+                    ("in the server", split),
+                ]
+            ),
+        ),
+        section(
+            "Evidence",
+            facts(
+                [
+                    (
+                        "client",
+                        f"send lag p99 {number(m.client.send_lag_p99_ms)} ms, "
+                        f"offered {number(m.client.offered_rps)} rps, "
+                        f"{number(m.client.cpu_cores)} cores",
+                    ),
+                    ("discarded", f"{m.blocks_discarded} blocks (noise)" if m.blocks_discarded else ""),
+                    ("node", f"{f.cpu_model}, {f.cores} cores, {size(f.memory_bytes)}, {f.os}, Python {f.python}"),
+                    ("libraries", ", ".join(f"{name} {number}" for name, number in f.libraries.items())),
+                    ("samples", m.samples),
+                ]
+            ),
+        ),
+    )
+
+
+def _spread(value: Interval) -> str:
+    if value.low is None or value.high is None:
+        return number(value.value)
+    return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
+
+
+def comparison(found: Comparison) -> RenderableType:
+    how = "paired blocks (same schedules and payloads)" if found.paired else "independent blocks"
+    rows: list[RenderableType] = [facts([("A", found.a), ("B", found.b), ("how", how)]), ""]
+    rows += [Text(d.words("B")) for d in found.differences]
+    rows += [Text(f"caution: {caveat}", style="yellow") for caveat in found.caveats]
+    return Group(*rows)
+
+
+def services(found: Sequence[ServiceStatus]) -> RenderableType:
+    rows = [
+        (
+            Text(s.service.name, style="bold"),
+            word(s.state),
+            f"{s.service.model}:{s.service.version}",
+            s.service.configuration.label,
+            s.service.endpoint.url,
+            s.service.endpoint.grpc_address or "",
+        )
+        for s in found
+    ]
+    return table(
+        ("service", "state", "version", "configuration", "HTTP", "gRPC"),
+        rows,
+        empty="no services; yard deploy starts one",
+    )
+
+
+def service(status: ServiceStatus) -> RenderableType:
+    s = status.service
+    c = s.configuration
+    rows = [
+        (str(r.index), word(r.state), _or_none(r.pid), str(r.restarts), when(r.started_at), r.detail)
+        for r in status.replicas
+    ]
+    limit = size(c.memory_limit_bytes) if c.memory_limit_bytes else "none"
+    return Group(
+        facts([("state", word(status.state)), ("detail", status.detail)]),
+        endpoint_lines(s),
+        facts(
+            [
+                ("batching", f"up to {c.batching.max_size} rows, waits at most {c.batching.max_delay_us} us"),
+                ("queue", f"{c.queue.max_requests} requests, {c.queue.max_wait_s:g} s"),
+                ("memory limit", f"{limit} per replica"),
+                ("since", when(s.created_at)),
+                ("files", s.directory),
+            ]
+        ),
+        section(
+            "Replicas", table(("#", "state", "pid", "restarts", "since", "detail"), rows, right=">  ", empty="none run")
+        ),
+    )
+
+
+def deployed(service: Service) -> RenderableType:
+    return endpoint_lines(service)
+
+
+def findings(found: Sequence[Finding]) -> RenderableType:
+    rows = []
+    for f in found:
+        state = "ok" if f.ok else ("missing" if f.required else "optional")
+        rows.append(
+            (word(state), Text(f.check, style="bold"), f.detail + (f"\ntry: {f.hint}" if f.hint and not f.ok else ""))
+        )
+    return table(("", "check", "finding"), rows, empty="nothing was checked")
+
+
+def settings(rows: Sequence[SettingRow]) -> RenderableType:
+    return table(
+        ("setting", "value", "from", "variable"),
+        [(Text(r.name, style="bold"), r.value, r.origin, Text(r.variable, style=FAINT)) for r in rows],
+        empty="none",
+    )
+
+
+def prediction(answer: Mapping[str, Tensor]) -> RenderableType:
+    """Each output with its values; long ones are shortened (`--json` and `--output` never are)."""
+    parts: list[RenderableType] = []
+    for name, array in answer.items():
+        shown = np.array2string(array, precision=6, suppress_small=True, threshold=100, max_line_width=96)
+        parts += [Text(f"{name} {list(array.shape)}", style="bold"), Text(shown)]
+    return Group(*parts)
+
+
+def _pointing(aliases: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} → {number}" for name, number in aliases.items())
+
+
+def _or_none(value: int | None) -> str:
+    return "-" if value is None else str(value)
