@@ -1,0 +1,5 @@
+"""Start, scale, roll and stop services: engines, and a small client to call what they run."""
+
+from modelyard.dispatch.ports import AppliedLimits, Engine, Limits, Probe, ServiceStatus
+
+__all__ = ["AppliedLimits", "Engine", "Limits", "Probe", "ServiceStatus"]

@@ -1,0 +1,105 @@
+"""Logs of a service: bounded on disk, read by their tail, followed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def open_log(path: Path) -> int:
+    """A file descriptor that appends: a child writes to it directly, so no reader can ever block it."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def bound(path: Path, limit_bytes: int) -> None:
+    """When the log exceeds half of `limit_bytes`, keep that half as `<name>.1` and begin anew.
+
+    Copied and truncated, not renamed: the replica keeps its descriptor. A line written in between is lost.
+    """
+    try:
+        if path.stat().st_size <= limit_bytes // 2:
+            return
+    except FileNotFoundError:
+        return
+    with path.open("rb") as source, older(path).open("wb") as target:
+        source.seek(-(limit_bytes // 2), os.SEEK_END)
+        shutil.copyfileobj(source, target)
+    os.truncate(path, 0)
+
+
+def older(path: Path) -> Path:
+    """Where the older half of a log is."""
+    return path.with_name(path.name + ".1")
+
+
+def size(path: Path) -> int:
+    """Bytes in the log now, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def last_lines(path: Path, lines: int, since: int = 0) -> str:
+    """The last lines written after offset `since` (the whole log where it was cut since then), 64 KiB at most."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            begin = since if since <= end else 0
+            file.seek(max(begin, end - 65536))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.rstrip("\n").splitlines()[-lines:])
+
+
+def read_lines(path: Path, tail: int | None) -> tuple[list[str], int]:
+    """All lines of a log and its older half, or the last `tail`; and the offset up to which `path` was read.
+
+    A last line that is not complete yet is left for `follow_lines`.
+    """
+    text = b""
+    offset = 0
+    for part in (older(path), path):
+        try:
+            content = part.read_bytes()
+        except FileNotFoundError:
+            continue
+        if part == path:
+            offset = content.rfind(b"\n") + 1
+            content = content[:offset]
+        text += content
+    lines = text.decode(errors="replace").splitlines()
+    return (lines if tail is None else lines[max(0, len(lines) - tail) :]), offset
+
+
+def follow_lines(
+    paths: dict[Path, tuple[str, int]], alive: Callable[[], bool], interval_s: float = 0.2
+) -> Iterator[str]:
+    """New complete lines of several logs (path -> prefix, offset) as they come, until `alive` says no more."""
+    offsets = {path: offset for path, (_, offset) in paths.items()}
+    while True:
+        going_on = alive()  # asked before reading, so that the last lines are not missed
+        for path, (prefix, _) in paths.items():
+            content, offsets[path] = _complete_lines(path, offsets[path])
+            for line in content:
+                yield prefix + line
+        if not going_on:
+            return
+        time.sleep(interval_s)
+
+
+def _complete_lines(path: Path, offset: int) -> tuple[list[str], int]:
+    if size(path) < offset:  # cut since
+        offset = 0
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+    except FileNotFoundError:
+        return [], 0
+    complete = content[: content.rfind(b"\n") + 1]
+    return complete.decode(errors="replace").splitlines(), offset + len(complete)

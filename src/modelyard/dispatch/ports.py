@@ -1,0 +1,105 @@
+"""What an engine is: the place where a service's replicas run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from modelyard.domain.services import Endpoint, Replica, ReplicaSpec, ServiceState
+
+Probe: TypeAlias = Callable[[Endpoint], None]
+"""Makes one real inference through an endpoint; raises when it does not succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one replica may use; None (or no cores) means: as the replica's spec says, else unlimited.
+
+    `threads` bounds the thread pools of OpenMP, MKL and OpenBLAS (default: the largest `threads` of its models).
+    `cores` pins a replica to these CPUs. `memory_bytes` defaults to the spec's `memory_limit_bytes`.
+    `start_timeout_s`: how long a replica may take from its start until it is ready.
+    """
+
+    threads: int | None = None
+    cores: tuple[int, ...] = ()
+    memory_bytes: int | None = None
+    start_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedLimits:
+    """Limits as read back from the running replica, and what enforces its memory limit.
+
+    `memory_enforcement` is `cgroup-v2`, `cgroup-v1`, `polling` (resident memory is watched) or `none`.
+    """
+
+    threads: int | None = None
+    cores: tuple[int, ...] = ()
+    memory_bytes: int | None = None
+    memory_enforcement: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A service as it is now, derived from the processes that exist; `limits` are by replica, in the same order."""
+
+    name: str
+    state: ServiceState
+    endpoint: Endpoint | None
+    replicas: tuple[Replica, ...]
+    directory: str
+    detail: str = ""
+    limits: tuple[AppliedLimits, ...] = ()
+    created_at: str = ""
+    pids: tuple[int, ...] = field(default=())
+    """Every process of the service that exists: the supervisor first, then the replicas."""
+
+
+class Engine(Protocol):
+    """Where replicas run. All methods block, and may be called from any thread or process.
+
+    Unknown names raise NotFound, except in `stop`, which is idempotent.
+    """
+
+    def start(
+        self, name: str, spec: ReplicaSpec, n: int, *, probe: Probe | None = None, limits: Limits | None = None
+    ) -> Endpoint:
+        """Start `n` replicas of `spec` behind one endpoint; return once all are ready and `probe` succeeded.
+
+        On any failure, Ctrl-C included, nothing is left running. Raises Conflict (name taken, port in use),
+        InvalidInput, BackendFailed (with the last log lines of the replica that failed).
+        """
+
+    def scale(self, name: str, n: int) -> None:
+        """Change the number of replicas; new ones are ready on return, surplus ones drained.
+
+        Raises BackendFailed if a new replica does not start (the number stays as it was).
+        """
+
+    def roll(self, name: str, spec: ReplicaSpec, *, probe: Probe | None = None) -> None:
+        """Replace every replica by one of `spec`, without a gap, on the same endpoint (the spec's ports are ignored).
+
+        A trial replica on a private port is probed first, so that a broken spec never meets a client.
+        Raises BackendFailed if the new spec does not start or fails the probe: the old one keeps serving.
+        """
+
+    def stop(self, name: str) -> bool:
+        """Drain and end the service; return when no process of it is left: False if there was no such service."""
+
+    def status(self, name: str) -> ServiceStatus:
+        """The service as it is now. Raises NotFound."""
+
+    def services(self) -> list[ServiceStatus]:
+        """Every service of this engine, crashed ones included, by name."""
+
+    def replicas(self, name: str) -> list[Replica]:
+        """The replicas of a service as they are now. Raises NotFound."""
+
+    def logs(
+        self, name: str, *, replica: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[str]:
+        """Log lines without line ends: of one replica, or of the supervisor and all replicas (prefixed) if None.
+
+        `tail` keeps the last so many lines of each; `follow` goes on until the service ends. Raises NotFound.
+        """
