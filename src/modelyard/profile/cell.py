@@ -1,0 +1,252 @@
+"""One cell being measured: takes blocks on demand, so that several cells can be interleaved, then sums up."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from modelyard.domain.configuration import Configuration
+from modelyard.domain.errors import InvalidInput
+from modelyard.domain.measurement import ClientHealth, Fingerprint, Indicators, Measurement
+from modelyard.domain.services import Endpoint
+from modelyard.domain.tensors import Tensors
+from modelyard.domain.workload import Workload
+from modelyard.profile import sentinel
+from modelyard.profile.plan import BlockDone, WarmedUp, WarmUpRule
+from modelyard.profile.price import Price
+from modelyard.profile.process import ClientProcess, write_plan
+from modelyard.profile.requests import encode
+from modelyard.profile.resources import Usage, UsageMeter
+from modelyard.profile.samples import OK, Samples
+from modelyard.profile.stages import Snapshot, snapshot, stage_times
+from modelyard.profile.statistics import (
+    REQUESTS_FOR_P99,
+    REQUESTS_FOR_P999,
+    BlockSummary,
+    latency_interval,
+    log_interval,
+    percentile,
+    summarise,
+)
+from modelyard.profile.verdicts import Circumstances, Rules, judge
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredService:
+    """What is measured: where it answers, as what, in which configuration, and which processes are its replicas."""
+
+    endpoint: Endpoint
+    model: str
+    version: int
+    configuration: Configuration
+    replica_pids: Callable[[], list[int]]
+    cold_start_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCell:
+    """A measurement and the file of its raw samples (the caller stores it and may then delete it)."""
+
+    measurement: Measurement
+    samples: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What all cells of a profiler share."""
+
+    price: Price
+    rules: Rules
+    warm_up: WarmUpRule
+    fingerprint: Fingerprint
+    now: Callable[[], datetime]
+    client_cpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    samples: Samples
+    done: BlockDone
+    usage: Usage
+    stages: tuple[Snapshot, Snapshot]
+    noisy: bool
+
+
+@dataclass(slots=True)
+class _Tally:
+    blocks: list[_Block] = field(default_factory=list)
+    discarded: int = 0
+    canaries_s: list[float] = field(default_factory=list)
+
+
+class Cell:
+    """Context manager around the load client of one cell: `warm_up`, `take_block` for each block, `finish`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        target: MeasuredService,
+        workload: Workload,
+        payloads: Sequence[Tensors],
+        conditions: Conditions,
+    ) -> None:
+        """Encode the payloads and start the client. Raises InvalidInput, Unavailable."""
+        if not payloads:
+            raise InvalidInput("a measurement needs at least one payload", hint="give the version a dataset or samples")
+        host = f"{target.endpoint.host}:{target.endpoint.http_port}"
+        encoded = [
+            encode(p, workload.protocol, model=target.model, version=target.version, host=host) for p in payloads
+        ]
+        self.target, self.workload = target, workload
+        self._directory, self._conditions = directory, conditions
+        self._plan = write_plan(
+            directory,
+            target.endpoint,
+            workload,
+            encoded,
+            warm_up=conditions.warm_up,
+            cpus=conditions.client_cpus,
+        )
+        self._tally = _Tally()
+        self._warmed: WarmedUp | None = None
+        self._began = sentinel.Pulse.take()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._client = stack.enter_context(ClientProcess(self._plan))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def warm_up(self) -> None:
+        """Warm the service up by the rule and take the canary's reference."""
+        self._warmed = self._client.warm_up()
+        self._tally.canaries_s += [sentinel.canary_s() for _ in range(3)]
+
+    def take_block(self, number: int) -> None:
+        """Measure block `number`; again while the canary says the machine was disturbed and retakes are left."""
+        rules = self._conditions.rules
+        while True:
+            block = self._measure(number)
+            if not block.noisy or self._tally.discarded >= rules.max_retakes:
+                self._tally.blocks.append(block)
+                return
+            self._tally.discarded += 1
+
+    def finish(self, purpose: str) -> MeasuredCell:
+        """Sum up the blocks taken; write the raw samples."""
+        path = self._directory / "samples.npz"
+        samples = Samples.join([block.samples for block in self._tally.blocks])
+        samples.save(path)
+        return MeasuredCell(self._measurement(samples, purpose), path)
+
+    def _measure(self, number: int) -> _Block:
+        pids = self.target.replica_pids()
+        before = sentinel.canary_s()
+        stats = snapshot(self.target.endpoint, pids)
+        with UsageMeter(self.target.replica_pids) as meter:
+            done = self._client.run_block(number)
+        stats_after = snapshot(self.target.endpoint, pids)
+        after = sentinel.canary_s()
+        self._tally.canaries_s += [before, after]
+        limit = min(self._tally.canaries_s) * self._conditions.rules.canary_tolerance
+        return _Block(
+            samples=Samples.load(Path(done.samples)),
+            done=done,
+            usage=meter.usage,
+            stages=(stats, stats_after),
+            noisy=max(before, after) > limit,
+        )
+
+    def _measurement(self, samples: Samples, purpose: str) -> Measurement:
+        blocks, workload, conditions = self._tally.blocks, self.workload, self._conditions
+        summaries = [summarise(b.samples, open_loop=workload.open_loop, timeout_s=workload.timeout_s) for b in blocks]
+        client = client_health(samples, blocks, summaries, workload)
+        indicators = self._indicators(samples, summaries)
+        verdict = judge(
+            summaries,
+            client,
+            p50_ms=indicators.p50_ms.value,
+            concurrency=None if workload.open_loop else workload.concurrency,
+            circumstances=Circumstances(
+                warmed_up=self._warmed is not None and self._warmed.settled,
+                noisy_blocks=sum(b.noisy for b in blocks),
+                replicas_changed=any(b.usage.replicas_changed for b in blocks),
+            ),
+            rules=conditions.rules,
+        )
+        return Measurement(
+            id=uuid.uuid4().hex,
+            model=self.target.model,
+            version=self.target.version,
+            configuration=self.target.configuration,
+            workload=workload,
+            fingerprint=conditions.fingerprint,
+            indicators=indicators,
+            verdict=verdict,
+            client=client,
+            blocks_discarded=self._tally.discarded,
+            purpose=purpose,
+            created_at=conditions.now().isoformat(timespec="seconds"),
+            environment=self._environment(),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        price = self._conditions.price
+        noise = sentinel.environment(self._began, sentinel.Pulse.take(), self._tally.canaries_s)
+        return {
+            **noise,
+            "price": f"{price.per_core_hour:g} {price.currency} per core-hour: {price.source} ({price.as_of})",
+            "warm_up_p50s_ms": " ".join(f"{p50:.4g}" for p50 in (self._warmed.p50s_ms if self._warmed else ())),
+        }
+
+    def _indicators(self, samples: Samples, summaries: Sequence[BlockSummary]) -> Indicators:
+        blocks, timeout_s = self._tally.blocks, self.workload.timeout_s
+        parts = [b.samples for b in blocks]
+        ok, count = int(samples.ok.sum()), len(samples)
+        cpu_s, wall_s = sum(b.usage.cpu_s for b in blocks), sum(b.done.wall_s for b in blocks)
+        core_s = cpu_s / ok if ok else 0.0
+        throughput = log_interval([s.throughput_rps for s in summaries])
+        warmed = self._warmed
+        return Indicators(
+            throughput_rps=throughput,
+            p50_ms=latency_interval(parts, 0.50, timeout_s),
+            p95_ms=latency_interval(parts, 0.95, timeout_s),
+            p99_ms=latency_interval(parts, 0.99, timeout_s) if count >= REQUESTS_FOR_P99 else None,
+            p999_ms=percentile(samples.latencies_ms(timeout_s), 0.999) if count >= REQUESTS_FOR_P999 else None,
+            memory_rss_bytes=max(b.usage.rss_bytes for b in blocks),
+            cpu_cores=cpu_s / wall_s if wall_s else 0.0,
+            core_s_per_request=core_s,
+            cost_per_million=self._conditions.price.per_million(core_s),
+            error_fraction=1 - ok / count,
+            requests=count,
+            rows_per_s=throughput.value * self.workload.batch,
+            time_to_first_response_ms=warmed.first_response_ms if warmed and warmed.first_status == OK else None,
+            cold_start_s=self.target.cold_start_s,
+            stages=stage_times([b.stages for b in blocks], self.target.model, self.target.version),
+        )
+
+
+def client_health(
+    samples: Samples, blocks: Sequence[_Block], summaries: Sequence[BlockSummary], workload: Workload
+) -> ClientHealth:
+    """What the client itself did: how late it sent, at which rate, with how much CPU."""
+    wall_s = sum(b.done.wall_s for b in blocks)
+    return ClientHealth(
+        send_lag_p99_ms=percentile(samples.dispatched_s - samples.scheduled_s, 0.99) * 1e3,
+        offered_rps=float(np.mean([s.offered_rps for s in summaries])),
+        scheduled_rps=float(np.mean([s.scheduled_rps for s in summaries])) if workload.open_loop else None,
+        cpu_cores=sum(b.done.client_cpu_s for b in blocks) / wall_s if wall_s else 0.0,
+    )

@@ -1,0 +1,127 @@
+"""Entry point of the load client's process."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+import uvloop
+
+from modelyard.domain.workload import Protocol, Workload
+from modelyard.profile.client.block import Transport
+from modelyard.profile.client.grpc import GrpcTransport
+from modelyard.profile.client.http import HttpTransport
+from modelyard.profile.client.load import run_block
+from modelyard.profile.plan import Answer, BlockDone, Command, LoadPlan, RunBlock, Trouble, WarmedUp
+from modelyard.profile.samples import Samples
+from modelyard.profile.schedule import draw
+from modelyard.profile.statistics import percentile, settled
+
+
+class LoadClient:
+    """Runs the commands of one plan over one set of connections."""
+
+    def __init__(self, plan: LoadPlan) -> None:
+        self._plan = plan
+        self._payloads = read_payloads(plan)
+        self._transport = make_transport(plan, self._payloads)
+
+    async def warm_up(self) -> WarmedUp:
+        """Send the first request alone, then blocks of the workload until they agree."""
+        rule, workload = self._plan.warm_up, self._plan.workload
+        alone = dataclasses.replace(workload, requests=1)
+        first = await self._run(alone, -1)
+        brief = dataclasses.replace(workload, requests=rule.block_requests, duration_s=rule.block_s)
+        p50s: list[float] = []
+        ends = time.monotonic() + rule.max_s
+        while len(p50s) < rule.max_blocks and not settled(p50s, rule.tolerance):
+            samples = await self._run(brief, -2 - len(p50s))
+            p50s.append(percentile(samples.latencies_ms(workload.timeout_s), 0.5))
+            if time.monotonic() > ends:
+                break
+        return WarmedUp(
+            settled=settled(p50s, rule.tolerance),
+            p50s_ms=tuple(p50s),
+            first_response_ms=float(first.latencies_ms(0.0)[0]),
+            first_status=int(first.status[0]),
+        )
+
+    async def block(self, number: int) -> BlockDone:
+        """Run one block and write its samples."""
+        schedule = draw(self._plan.workload, number, len(self._payloads))
+        run = await run_block(self._transport, self._plan.workload, schedule, number)
+        path = Path(self._plan.samples_dir) / f"block-{number}.npz"
+        run.samples.save(path)
+        return BlockDone(samples=str(path), wall_s=run.wall_s, client_cpu_s=run.cpu_s)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._transport.close()
+
+    async def _run(self, workload: Workload, number: int) -> Samples:
+        schedule = draw(workload, number, len(self._payloads))
+        return (await run_block(self._transport, workload, schedule, number)).samples
+
+
+def read_payloads(plan: LoadPlan) -> list[bytes]:
+    """The encoded requests of a plan."""
+    data = memoryview(Path(plan.payload_file).read_bytes())
+    payloads, at = [], 0
+    for length in plan.payload_lengths:
+        payloads.append(bytes(data[at : at + length]))
+        at += length
+    return payloads
+
+
+def make_transport(plan: LoadPlan, payloads: list[bytes]) -> Transport:
+    """The transport of the plan's protocol. A closed loop has as many connections as requests in flight."""
+    workload = plan.workload
+    connections = plan.connections if workload.open_loop else workload.concurrency
+    if workload.protocol is Protocol.GRPC:
+        return GrpcTransport(f"{plan.host}:{plan.port}", plan.grpc_method, payloads, min(connections, 8))
+    return HttpTransport(plan.host, plan.port, payloads, connections, max(connections, plan.max_connections))
+
+
+def serve(plan: LoadPlan, commands: TextIO, answers: TextIO) -> None:
+    """Answer commands until the input ends."""
+    decoder = msgspec.json.Decoder(Command)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        client = runner.run(_made(plan))
+        for line in commands:
+            command = decoder.decode(line)
+            answer: Answer
+            try:
+                if isinstance(command, RunBlock):
+                    answer = runner.run(client.block(command.number))
+                else:
+                    answer = runner.run(client.warm_up())
+            except OSError as error:
+                answer = Trouble(f"cannot reach {plan.host}:{plan.port}", str(error))
+            answers.write(msgspec.json.encode(answer).decode() + "\n")
+            answers.flush()
+        runner.run(client.close())
+
+
+async def _made(plan: LoadPlan) -> LoadClient:
+    return LoadClient(plan)
+
+
+def main() -> None:
+    """Read the plan named by the only argument and serve."""
+    plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=LoadPlan)
+    if plan.cpus:
+        os.sched_setaffinity(0, plan.cpus)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    serve(plan, sys.stdin, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

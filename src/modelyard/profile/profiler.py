@@ -1,0 +1,134 @@
+"""The profiler: measures services under load, one alone or several in turns."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from modelyard.domain.tensors import Tensors
+from modelyard.domain.workload import Workload
+from modelyard.profile.cell import Cell, Conditions, MeasuredCell, MeasuredService
+from modelyard.profile.fingerprint import fingerprint
+from modelyard.profile.plan import WarmUpRule
+from modelyard.profile.price import Price
+from modelyard.profile.verdicts import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the profiler is doing: `stage` is `warm-up` or `block`; `done` of `total` blocks are taken."""
+
+    stage: str
+    done: int
+    total: int
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _silent(_: Progress) -> None:
+    """Nobody listens."""
+
+
+class Profiler:
+    """Makes measurements. Not thread-safe: two measurements at once would disturb each other.
+
+    `work_dir` holds plans and samples while and after they are made; each cell has a directory of its own there.
+    `clock` stamps measurements (durations come from the monotonic clock).
+    """
+
+    def __init__(
+        self,
+        work_dir: Path,
+        price: Price | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+        *,
+        rules: Rules | None = None,
+        warm_up: WarmUpRule | None = None,
+        client_cpus: Sequence[int] = (),
+    ) -> None:
+        self._work_dir = work_dir
+        self._price = price or Price()
+        self._clock = clock
+        self._rules = rules or Rules()
+        self._warm_up = warm_up or WarmUpRule()
+        self._client_cpus = tuple(client_cpus)
+
+    def measure(
+        self,
+        target: MeasuredService,
+        workload: Workload,
+        payloads: Sequence[Tensors],
+        *,
+        purpose: str = "profile",
+        progress: Callable[[Progress], None] = _silent,
+    ) -> MeasuredCell:
+        """Measure one service under one workload. Each payload is the inputs of one request (`workload.batch` rows).
+
+        Raises Unavailable where the service cannot be reached, BackendFailed where the client fails, InvalidInput.
+        A bad result (failures, saturation, a slow client) is no error: the verdict says it.
+        """
+        (cell,) = self.measure_interleaved([target], workload, payloads, purpose=purpose, progress=progress)
+        return cell
+
+    def measure_interleaved(
+        self,
+        targets: Sequence[MeasuredService],
+        workload: Workload,
+        payloads: Sequence[Tensors],
+        *,
+        purpose: str = "compare",
+        progress: Callable[[Progress], None] = _silent,
+    ) -> list[MeasuredCell]:
+        """Measure several running services block by block in turns (ABBA), with the same schedules and payloads.
+
+        Slow changes of the machine then hit all of them alike, and `compare` can pair the blocks.
+        """
+        total = workload.blocks * len(targets)
+        conditions = self._conditions()
+        with ExitStack() as stack:
+            cells = [stack.enter_context(self._cell(t, workload, payloads, conditions)) for t in targets]
+            for cell in cells:
+                progress(Progress("warm-up", 0, total))
+                cell.warm_up()
+            done = 0
+            for number in range(workload.blocks):
+                for cell in cells if number % 2 == 0 else reversed(cells):
+                    progress(Progress("block", done, total))
+                    cell.take_block(number)
+                    done += 1
+            measured = [cell.finish(purpose) for cell in cells]
+            progress(Progress("block", total, total))
+            return measured
+
+    def _conditions(self) -> Conditions:
+        return Conditions(
+            price=self._price,
+            rules=self._rules,
+            warm_up=self._warm_up,
+            fingerprint=fingerprint(),
+            now=self._clock,
+            client_cpus=self._client_cpus,
+        )
+
+    @contextmanager
+    def _cell(
+        self, target: MeasuredService, workload: Workload, payloads: Sequence[Tensors], conditions: Conditions
+    ) -> Iterator[Cell]:
+        """A cell with a directory of its own, which is removed when the measurement is not finished."""
+        self._work_dir.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix="cell-", dir=self._work_dir))
+        try:
+            with Cell(directory, target, workload, payloads, conditions) as cell:
+                yield cell
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        for leftover in (*directory.glob("block-*.npz"), directory / "payloads.bin"):
+            leftover.unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""Memory and CPU of a service's processes while a block runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Peak of the summed resident memory, CPU seconds used, and whether the set of replicas changed meanwhile."""
+
+    rss_bytes: int
+    cpu_s: float
+    replicas_changed: bool
+
+
+class UsageMeter:
+    """Context manager: measures the process trees of `replica_pids()` from entry to exit; then `usage` is set.
+
+    RSS counts pages shared between replicas once for each: it is what the kernel's accounting of each process says.
+    """
+
+    usage: Usage
+
+    def __init__(self, replica_pids: Callable[[], Sequence[int]]) -> None:
+        self._pids = replica_pids
+        self._stop = threading.Event()
+        self._peak = 0
+
+    def __enter__(self) -> Self:
+        self._first = set(self._pids())
+        self._before = cpu_seconds(self._first)
+        self._thread = threading.Thread(target=self._watch, name="usage-meter", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        last = set(self._pids())
+        after = cpu_seconds(last)
+        used = sum(seconds - self._before.get(key, 0.0) for key, seconds in after.items())
+        self.usage = Usage(max(self._peak, resident_bytes(last)), used, replicas_changed=last != self._first)
+
+    def _watch(self) -> None:
+        while True:
+            self._peak = max(self._peak, resident_bytes(self._first))
+            if self._stop.wait(_INTERVAL_S):
+                return
+
+
+def cpu_seconds(pids: Sequence[int] | set[int]) -> dict[tuple[int, float], float]:
+    """CPU seconds of each process of the trees, by (pid, start time): a reused pid is another process."""
+    seconds = {}
+    for process in _trees(pids):
+        try:
+            times = process.cpu_times()
+            seconds[process.pid, process.create_time()] = times.user + times.system
+        except psutil.Error:  # it ended between listing and reading
+            continue
+    return seconds
+
+
+def resident_bytes(pids: Sequence[int] | set[int]) -> int:
+    """Resident memory of the trees, summed."""
+    total = 0
+    for process in _trees(pids):
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def _trees(pids: Sequence[int] | set[int]) -> list[psutil.Process]:
+    found: dict[int, psutil.Process] = {}
+    for pid in pids:
+        try:
+            root = psutil.Process(pid)
+            found |= {process.pid: process for process in (root, *root.children(recursive=True))}
+        except psutil.Error:
+            continue
+    return list(found.values())

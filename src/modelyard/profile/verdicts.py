@@ -1,0 +1,140 @@
+"""Whether a measurement may be believed. Pure functions from block summaries to a verdict in words.
+
+A rule that says "the service is saturated" looks at all blocks together: the effect must be large (the threshold) and
+there in the blocks on the whole (lower end of the 95 % interval above 1). One stall in one block is a latency result,
+not saturation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelyard.domain.measurement import ClientHealth, Validity, Verdict
+from modelyard.profile.statistics import REQUESTS_FOR_P99, BlockSummary, half_width
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Thresholds of the verdicts; the defaults are the design's (section 9)."""
+
+    max_send_lag_ms: float = 1.0
+    max_send_lag_of_p50: float = 0.05
+    max_rate_error: float = 0.01
+    max_client_cores: float = 0.95
+    min_completed_ratio: float = 0.98
+    max_growth: float = 1.5
+    max_little_error: float = 0.05
+    full_blocks: int = 5
+    full_requests: int = 1000
+    canary_tolerance: float = 1.25
+    max_retakes: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What happened around the blocks: things that weaken a number without being visible in it."""
+
+    warmed_up: bool = True
+    noisy_blocks: int = 0
+    replicas_changed: bool = False
+
+
+def judge(
+    blocks: Sequence[BlockSummary],
+    client: ClientHealth,
+    *,
+    p50_ms: float,
+    concurrency: int | None,
+    circumstances: Circumstances = Circumstances(),
+    rules: Rules = Rules(),
+) -> Verdict:
+    """The verdict over all blocks; `concurrency` is that of a closed loop, None in an open one."""
+    invalid = client_faults(client, p50_ms, rules)
+    if concurrency is not None:
+        invalid += little_faults(blocks, concurrency, rules)
+    if not any(block.ok for block in blocks):
+        invalid.append("no request succeeded")
+    if circumstances.replicas_changed:
+        invalid.append("a replica died or was replaced during a block")
+    saturation = saturation_signs(blocks, rules) if concurrency is None else []
+    weak = _weaknesses(blocks, circumstances, rules)
+    validity = Validity.INVALID if invalid else Validity.PROVISIONAL if weak else Validity.VALID
+    return Verdict(validity, (*invalid, *saturation, *weak, *_failures(blocks)), saturated=bool(saturation))
+
+
+def client_faults(client: ClientHealth, p50_ms: float, rules: Rules) -> list[str]:
+    """Reasons to say that the load client itself was the bottleneck."""
+    faults = []
+    if client.send_lag_p99_ms >= max(rules.max_send_lag_ms, rules.max_send_lag_of_p50 * p50_ms):
+        faults.append(f"client saturated: requests went out late (p99 lag {client.send_lag_p99_ms:.2f} ms)")
+    if client.scheduled_rps:
+        error = client.offered_rps / client.scheduled_rps - 1
+        if abs(error) > rules.max_rate_error:
+            offered = f"offered {client.offered_rps:.5g} of {client.scheduled_rps:.5g} requests/s ({error:+.1%})"
+            faults.append(f"client saturated: {offered}")
+    elif client.cpu_cores >= rules.max_client_cores:
+        faults.append(f"client saturated: it used {client.cpu_cores:.2f} of one core; the throughput is a lower bound")
+    return faults
+
+
+def little_faults(blocks: Sequence[BlockSummary], concurrency: int, rules: Rules) -> list[str]:
+    """Little's law, L = X * W, in a closed loop: throughput x time in system must be the concurrency.
+
+    Blocks too short for a steady state (fewer than 10 requests per place in flight) are not checked.
+    """
+    checked = [block.in_flight for block in blocks if block.requests >= 10 * concurrency]
+    if not checked:
+        return []
+    held = float(np.mean(checked))
+    if abs(held / concurrency - 1) <= rules.max_little_error:
+        return []
+    return [f"client saturated: by Little's law {held:.3g} of {concurrency} requests were in flight"]
+
+
+def saturation_signs(blocks: Sequence[BlockSummary], rules: Rules) -> list[str]:
+    """Reasons to say that the service did not keep up with an open loop."""
+    signs = []
+    completed = sum(b.completed_ratio * b.requests for b in blocks) / max(1, sum(b.requests for b in blocks))
+    if completed < rules.min_completed_ratio:
+        signs.append(f"saturated: completed {completed:.1%} of what was offered")
+    for name, ratios in (
+        ("requests in flight grew", [b.in_flight_growth for b in blocks]),
+        ("p99 grew", [b.p99_growth for b in blocks]),
+    ):
+        growth = _clear_growth(ratios, rules.max_growth)
+        if growth is not None:
+            signs.append(f"saturated: {name} x{growth:.2g} from the first to the last third")
+    return signs
+
+
+def _clear_growth(ratios: Sequence[float], threshold: float) -> float | None:
+    logs = np.log(np.maximum(ratios, 1e-9))
+    growth = float(np.exp(logs.mean()))
+    if growth <= threshold:
+        return None
+    if len(logs) < 2 or logs.mean() - half_width(logs) > 0:
+        return growth
+    return None
+
+
+def _weaknesses(blocks: Sequence[BlockSummary], circumstances: Circumstances, rules: Rules) -> list[str]:
+    weak = []
+    total, smallest = sum(b.requests for b in blocks), min(b.requests for b in blocks)
+    if total < REQUESTS_FOR_P99:
+        weak.append(f"no p99: {total} requests, it takes {REQUESTS_FOR_P99}")
+    if len(blocks) < rules.full_blocks or smallest < rules.full_requests:
+        weak.append(f"{len(blocks)} blocks of {smallest}+ requests, below {rules.full_blocks} x {rules.full_requests}")
+    if not circumstances.warmed_up:
+        weak.append("the warm-up did not settle: two blocks in a row never agreed within 5 %")
+    if circumstances.noisy_blocks:
+        weak.append(f"noisy machine: the canary was slow around {circumstances.noisy_blocks} kept blocks")
+    return weak
+
+
+def _failures(blocks: Sequence[BlockSummary]) -> list[str]:
+    total = sum(b.requests for b in blocks)
+    failed = total - sum(b.ok for b in blocks)
+    return [f"{failed} of {total} requests failed; each counts as a full timeout"] if failed else []
