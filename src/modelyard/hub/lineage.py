@@ -1,0 +1,41 @@
+"""Lineage: where a version's artifacts come from, what was measured on them, which version replaced which."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, or_, select
+
+from modelyard.domain.artifacts import Conversion
+from modelyard.domain.measurement import Measurement
+from modelyard.domain.versions import ModelRef
+from modelyard.hub.records import from_json, load_artifacts, load_version, version_id
+from modelyard.hub.schema import alias_events, artifacts, conversions, measurements, services, versions
+from modelyard.hub.values import Lineage, Replacement
+
+
+def load_lineage(connection: Connection, ref: ModelRef) -> Lineage:
+    """The lineage of the version that `ref` names. Raises NotFound."""
+    row = version_id(connection, ref)
+    tried = select(conversions.c.body).where(conversions.c.version_id == row).order_by(conversions.c.sequence)
+    measured = select(measurements.c.body).where(measurements.c.version_id == row).order_by(measurements.c.sequence)
+    serving = select(services.c.name).where(services.c.version_id == row).order_by(services.c.name)
+    return Lineage(
+        version=load_version(connection, ref),
+        artifacts=tuple(load_artifacts(connection, artifacts.c.version_id == row)),
+        conversions=tuple(from_json(r[0], Conversion) for r in connection.execute(tried)),
+        measurements=tuple(from_json(r[0], Measurement) for r in connection.execute(measured)),
+        services=tuple(str(r[0]) for r in connection.execute(serving)),
+        replacements=_replacements(connection, row),
+    )
+
+
+def _replacements(connection: Connection, row: int) -> tuple[Replacement, ...]:
+    model, number = connection.execute(select(versions.c.model_id, versions.c.number).where(versions.c.id == row)).one()
+    e = alias_events.c
+    query = select(e.alias, e.version, e.previous, e.created_at).where(
+        e.model_id == model,
+        e.version.is_not(None),
+        e.previous.is_not(None),
+        or_(e.version == number, e.previous == number),
+    )
+    rows = connection.execute(query.order_by(e.id))
+    return tuple(Replacement(r.alias, int(r.version), int(r.previous), r.created_at) for r in rows)
