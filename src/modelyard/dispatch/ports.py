@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from modelyard.domain.services import Endpoint, Replica, ReplicaSpec, ServiceState
@@ -63,11 +64,19 @@ class Engine(Protocol):
     """
 
     def start(
-        self, name: str, spec: ReplicaSpec, n: int, *, probe: Probe | None = None, limits: Limits | None = None
+        self,
+        name: str,
+        spec: ReplicaSpec,
+        n: int,
+        probe: Probe | None = None,
+        *,
+        limits: Limits | None = None,
+        owner_pid: int | None = None,
     ) -> Endpoint:
         """Start `n` replicas of `spec` behind one endpoint; return once all are ready and `probe` succeeded.
 
-        On any failure, Ctrl-C included, nothing is left running. Raises Conflict (name taken, port in use),
+        With `owner_pid` the service ends, and is forgotten, when that process does. On any failure, Ctrl-C included,
+        nothing is left running. Raises Conflict (name taken, port in use),
         InvalidInput, BackendFailed (with the last log lines of the replica that failed).
         """
 
@@ -77,9 +86,10 @@ class Engine(Protocol):
         Raises BackendFailed if a new replica does not start (the number stays as it was).
         """
 
-    def roll(self, name: str, spec: ReplicaSpec, *, probe: Probe | None = None) -> None:
+    def roll(self, name: str, spec: ReplicaSpec, n: int | None = None, probe: Probe | None = None) -> None:
         """Replace every replica by one of `spec`, without a gap, on the same endpoint (the spec's ports are ignored).
 
+        With `n` the number of replicas is changed after that.
         A trial replica on a private port is probed first, so that a broken spec never meets a client.
         Raises BackendFailed if the new spec does not start or fails the probe: the old one keeps serving.
         """
@@ -89,6 +99,12 @@ class Engine(Protocol):
 
     def status(self, name: str) -> ServiceStatus:
         """The service as it is now. Raises NotFound."""
+
+    def state(self, name: str) -> ServiceState:
+        """The state of the service as it is now. Raises NotFound."""
+
+    def directory(self, name: str) -> Path:
+        """Where the engine keeps the service's state and logs."""
 
     def services(self) -> list[ServiceStatus]:
         """Every service of this engine, crashed ones included, by name."""

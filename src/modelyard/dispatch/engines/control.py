@@ -24,9 +24,10 @@ class Scale(msgspec.Struct, frozen=True, tag="scale"):
 
 
 class Roll(msgspec.Struct, frozen=True, tag="roll"):
-    """Replace every replica by one of `spec`."""
+    """Replace every replica by one of `spec`, then have `n` of them."""
 
     spec: ReplicaSpec
+    n: int | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, tag="verdict"):

@@ -18,7 +18,7 @@ from typing import Final
 
 from modelyard.dispatch.engines import logs
 from modelyard.dispatch.engines.control import ControlConnection, Roll, Scale, Trial, Verdict
-from modelyard.dispatch.engines.identity import MARKER, marked
+from modelyard.dispatch.engines.identity import MARKER, ProcessIdentity, marked
 from modelyard.dispatch.engines.memory import delegated_group
 from modelyard.dispatch.engines.network import resolve
 from modelyard.dispatch.engines.state import Plan, RestartPolicy, ServiceDirectory, write_json
@@ -60,10 +60,17 @@ class ProcessEngine:
         self._cgroup_parent = cgroup_parent or delegated_group()
 
     def start(
-        self, name: str, spec: ReplicaSpec, n: int, *, probe: Probe | None = None, limits: Limits | None = None
+        self,
+        name: str,
+        spec: ReplicaSpec,
+        n: int,
+        probe: Probe | None = None,
+        *,
+        limits: Limits | None = None,
+        owner_pid: int | None = None,
     ) -> Endpoint:
         """See `Engine.start`."""
-        plan = self._plan(name, spec, n, limits or Limits())
+        plan = self._plan(name, spec, n, limits or Limits(), _owner(owner_pid))
         directory = self._claim(plan)
         reader, writer = os.pipe()
         try:
@@ -97,12 +104,14 @@ class ProcessEngine:
             supervisor.send(Scale(n))
             supervisor.answer()
 
-    def roll(self, name: str, spec: ReplicaSpec, *, probe: Probe | None = None) -> None:
+    def roll(self, name: str, spec: ReplicaSpec, n: int | None = None, probe: Probe | None = None) -> None:
         """See `Engine.roll`."""
         directory, plan = self._running(name)
+        if n is not None and n < 1:
+            raise InvalidInput("a service needs at least one replica", hint=f"`yard services stop {name}` ends it")
         one_s = plan.limits.start_timeout_s + max(plan.spec.drain_timeout_s, spec.drain_timeout_s) + _GRACE_S
-        with ControlConnection(directory, one_s * (2 * plan.n + 1)) as supervisor:
-            supervisor.send(Roll(_absolute(replace(spec, host=plan.spec.host))))
+        with ControlConnection(directory, one_s * (2 * max(plan.n, n or 0) + 2)) as supervisor:
+            supervisor.send(Roll(_absolute(replace(spec, host=plan.spec.host)), n))
             trial = supervisor.answer()
             if isinstance(trial, Trial):
                 if probe:
@@ -128,6 +137,14 @@ class ProcessEngine:
     def status(self, name: str) -> ServiceStatus:
         """See `Engine.status`."""
         return self._known(name).status()
+
+    def state(self, name: str) -> ServiceState:
+        """See `Engine.state`."""
+        return self.status(name).state
+
+    def directory(self, name: str) -> Path:
+        """See `Engine.directory`."""
+        return self._directory(name).path
 
     def services(self) -> list[ServiceStatus]:
         """See `Engine.services`."""
@@ -168,7 +185,7 @@ class ProcessEngine:
                     remove_directory(path)
         return found
 
-    def _plan(self, name: str, spec: ReplicaSpec, n: int, limits: Limits) -> Plan:
+    def _plan(self, name: str, spec: ReplicaSpec, n: int, limits: Limits, owner: ProcessIdentity | None) -> Plan:
         check_name(name, "service")
         if n < 1:
             raise InvalidInput("a service needs at least one replica")
@@ -185,6 +202,7 @@ class ProcessEngine:
             self._command,
             datetime.now(UTC).isoformat(timespec="seconds"),
             str(self._cgroup_parent) if self._cgroup_parent else None,
+            owner,
         )
 
     def _claim(self, plan: Plan) -> ServiceDirectory:
@@ -297,10 +315,21 @@ _OVER: Final = (ServiceState.FAILED, ServiceState.STOPPED)
 def _absolute(spec: ReplicaSpec) -> ReplicaSpec:
     """The spec with absolute paths: replicas run in another directory than the caller."""
     models = tuple(
-        replace(m, artifact=replace(m.artifact, directory=str(Path(m.artifact.directory).absolute())))
+        replace(
+            m,
+            artifact=replace(m.artifact, directory=str(Path(m.artifact.directory).absolute())),
+            steps_directory=str(Path(m.steps_directory).absolute()) if m.steps_directory else "",
+        )
         for m in spec.models
     )
     return replace(spec, models=models)
+
+
+def _owner(pid: int | None) -> ProcessIdentity | None:
+    owner = None if pid is None else ProcessIdentity.of(pid)
+    if pid is not None and owner is None:
+        raise InvalidInput(f"the owner, process {pid}, does not exist")
+    return owner
 
 
 def _started(directory: ServiceDirectory, pipe: int) -> Endpoint:

@@ -51,7 +51,10 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the supervisor is to run. `instance` marks every process of the service."""
+    """What the supervisor is to run. `instance` marks every process of the service.
+
+    If there is an `owner`, the service ends with it.
+    """
 
     name: str
     instance: str
@@ -62,6 +65,7 @@ class Plan:
     command: tuple[str, ...]
     created_at: str
     cgroup_parent: str | None = None
+    owner: ProcessIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)

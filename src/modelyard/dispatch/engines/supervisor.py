@@ -61,6 +61,7 @@ class Supervisor:
         self._detail = ""
         self._problem: Problem | None = None
         self._unpublished = False
+        self._forget = False
         self.endpoint: Endpoint | None = None
 
     async def run(self) -> None:
@@ -70,6 +71,8 @@ class Supervisor:
         for ignored in (signal.SIGINT, signal.SIGHUP):  # a handler, not SIG_IGN: replicas would inherit that
             loop.add_signal_handler(ignored, log.info, "signal ignored")
         loop.add_reader(sys.stdin.fileno(), self._hear_starter)
+        if self._plan.owner:
+            self._follow_owner(self._plan.owner)
         work = asyncio.create_task(self._serve())
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -91,6 +94,26 @@ class Supervisor:
         else:
             log.error("the starter went away before it confirmed the service: ending it")
             self._stop.set()
+
+    def _follow_owner(self, owner: ProcessIdentity) -> None:
+        """End, leaving nothing, when the owner does."""
+
+        def end() -> None:
+            log.error("the owner of the service, process %d, is gone: ending it", owner.pid)
+            loop.remove_reader(handle)
+            self._forget = True
+            self._stop.set()
+
+        loop = asyncio.get_running_loop()
+        try:
+            handle = os.pidfd_open(owner.pid)
+        except ProcessLookupError:
+            handle = -1
+        if handle < 0 or not owner.alive:
+            self._forget = True
+            self._stop.set()
+        else:
+            loop.add_reader(handle, end)
 
     async def _serve(self) -> None:
         plan = self._plan
@@ -160,13 +183,16 @@ class Supervisor:
                 await self._scale(order.n)
             elif isinstance(order, Roll):
                 await self._roll(order.spec, probe)
+                await self._scale(order.n or self._plan.n)
         finally:
             self._operation = None
 
     async def _scale(self, n: int) -> None:
         if n < 1:
             raise InvalidInput("a service needs at least one replica", hint="stop it instead")
-        log.info("scale from %d to %d", len(self._slots), n)
+        if n == self._plan.n:
+            return
+        log.info("scale from %d to %d", self._plan.n, n)
         fresh = [self._slot(index, self._plan.spec) for index in range(len(self._slots), n)]
         self._slots += fresh
         try:
@@ -283,7 +309,7 @@ class Supervisor:
             log.warning("the state could not be written: %s", error)
 
     async def _take_down(self) -> None:
-        confirmed = self._confirmed.is_set()
+        confirmed = self._confirmed.is_set() and not self._forget
         log.info("ending the service")
         if self._operation:
             self._operation.cancel()
