@@ -1,0 +1,238 @@
+"""What one kind of inference request asks for, checked once and reused.
+
+A client sends the same names, datatypes, shapes and wishes again and again; only the numbers change. So the checked
+meaning of a request head is a Plan, cached by the head's bytes (binary tensors) or its shape (JSON), and it also
+keeps the constant parts of the response.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from modelyard.domain.errors import InvalidInput, NotFound, Unsupported
+from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
+from modelyard.serving import wire
+
+_Parameters = dict[str, str | int | float | bool | None]
+
+
+class InputHead(msgspec.Struct):
+    """One input of a request as JSON has it; `data` is absent for binary tensors."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: _Parameters | None = None
+    data: Any = None
+
+
+class OutputHead(msgspec.Struct):
+    """One requested output."""
+
+    name: str
+    parameters: _Parameters | None = None
+
+
+class InferHead(msgspec.Struct):
+    """The JSON of an inference request."""
+
+    inputs: list[InputHead]
+    id: str = ""
+    outputs: list[OutputHead] | None = None
+    parameters: _Parameters | None = None
+
+
+class Interface:
+    """What a served model version takes and gives, as the protocol shows it, and its plan caches."""
+
+    __slots__ = ("binary_plans", "input_index", "json_plans", "name", "output_index", "signature", "version")
+
+    def __init__(self, name: str, version: int, signature: Signature) -> None:
+        self.name = name
+        self.version = version
+        self.signature = signature
+        self.input_index = {spec.name: i for i, spec in enumerate(signature.inputs)}
+        self.output_index = {spec.name: i for i, spec in enumerate(signature.outputs)}
+        self.binary_plans: dict[bytes, Plan] = {}
+        self.json_plans: dict[object, Plan] = {}
+
+
+PLANS_KEPT: Final = 512
+"""Plans cached per model and kind; when full the cache starts anew (requests with unique ids would fill it)."""
+
+
+@dataclass(slots=True)
+class InputPlan:
+    """One input of a plan: `size` is its bytes in the body, -1 when its data is JSON."""
+
+    index: int
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    count: int
+    size: int
+
+
+@dataclass(slots=True)
+class Template:
+    """The constant parts of a response for given output shapes.
+
+    `parts[i]` stands before output i's value; the last part ends the JSON. For an all-binary response of fixed sizes
+    `fixed` is everything before the tensors' bytes, HTTP head included.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    parts: tuple[bytes, ...]
+    fixed: bytes | None
+
+
+class Plan:
+    """A checked request head. `outputs` pairs output indices with whether each is wanted as binary."""
+
+    __slots__ = ("binary_size", "id", "inputs", "interface", "outputs", "rows", "shape_key", "template", "timeout_s")
+
+    def __init__(
+        self,
+        interface: Interface,
+        request_id: str,
+        inputs: tuple[InputPlan, ...],
+        outputs: tuple[tuple[int, bool], ...],
+        timeout_s: float | None,
+    ) -> None:
+        self.interface = interface
+        self.id = request_id
+        self.inputs = inputs
+        self.outputs = outputs
+        self.timeout_s = timeout_s
+        batched = interface.signature.batched
+        self.rows = inputs[0].shape[0] if batched and inputs else 1
+        ordered = sorted(inputs, key=lambda i: i.index)
+        self.shape_key = tuple(i.shape[1:] if batched else i.shape for i in ordered)
+        self.binary_size = sum(i.size for i in inputs if i.size > 0)
+        self.template: Template | None = None
+
+
+def make_plan(interface: Interface, head: InferHead) -> Plan:
+    """Check a request head against the model. Raises InvalidInput with Triton's texts, Unsupported."""
+    parameters = head.parameters or {}
+    if parameters.get("sequence_id"):
+        raise Unsupported("sequence batching is not supported", hint="leave out sequence_id")
+    inputs = tuple(_input_plan(interface, head, given) for given in head.inputs)
+    _check_inputs(interface, head, inputs)
+    if interface.signature.batched and inputs and inputs[0].shape[0] == 0:
+        raise InvalidInput(
+            f"{_who(head)}the batch dimension of input '{inputs[0].name}' is 0", hint="send 1 row or more"
+        )
+    return Plan(interface, head.id, inputs, _outputs(interface, head, parameters), _timeout(parameters))
+
+
+def _who(head: InferHead) -> str:
+    return f"[request id: {head.id or '<id_unknown>'}] "
+
+
+def _input_plan(interface: Interface, head: InferHead, given: InputHead) -> InputPlan:
+    index = interface.input_index.get(given.name)
+    if index is None:
+        raise InvalidInput(f"{_who(head)}unexpected inference input '{given.name}' for model '{interface.name}'")
+    spec = interface.signature.inputs[index]
+    if given.datatype != spec.datatype:
+        raise InvalidInput(
+            f"{_who(head)}inference input '{given.name}' data-type is '{given.datatype}', "
+            f"but model '{interface.name}' expects '{spec.datatype}'"
+        )
+    parameters = given.parameters or {}
+    if "shared_memory_region" in parameters:
+        raise Unsupported("shared memory is not supported", hint="send the tensor in the body")
+    shape = tuple(given.shape)
+    count = wire.elements(given.name, shape)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        size = -1
+    elif type(size) is not int or size < 0:
+        raise InvalidInput(f"{_who(head)}'binary_data_size' of input '{given.name}' must be a non-negative integer")
+    elif given.data is not None:
+        raise InvalidInput(f"{_who(head)}input '{given.name}' has both 'data' and 'binary_data_size'")
+    dtype = wire.NUMPY[spec.datatype]
+    if size >= 0 and spec.datatype is not Datatype.BYTES and size != count * dtype.itemsize:
+        raise InvalidInput(
+            f"{_who(head)}input byte size mismatch for input '{given.name}' for model '{interface.name}'. "
+            f"Expected {count * dtype.itemsize}, got {size}"
+        )
+    return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size)
+
+
+def _check_inputs(interface: Interface, head: InferHead, inputs: tuple[InputPlan, ...]) -> None:
+    specs = interface.signature.inputs
+    got = [i.name for i in inputs]
+    missing = [s.name for s in specs if s.name not in got]
+    if missing or len(got) != len(specs):
+        raise InvalidInput(
+            f"{_who(head)}expected {len(specs)} inputs but got {len(got)} inputs for model '{interface.name}'. "
+            f"Got input(s) {got}, but missing required input(s) {missing}. Please provide all required input(s)."
+        )
+    sizes: dict[str, int] = {}
+    for item in inputs:
+        spec = specs[item.index]
+        wrong = len(item.shape) != len(spec.shape)
+        for want, have in zip(spec.shape, item.shape, strict=False):
+            wrong |= have != (sizes.setdefault(want, have) if isinstance(want, str) else want)
+        if wrong:
+            raise InvalidInput(
+                f"{_who(head)}unexpected shape for input '{item.name}' for model '{interface.name}'. "
+                f"Expected {_dims(spec)}, got [{','.join(map(str, item.shape))}]"
+            )
+
+
+def _dims(spec: TensorSpec) -> str:
+    return "[" + ",".join("-1" if isinstance(d, str) else str(d) for d in spec.shape) + "]"
+
+
+def _outputs(interface: Interface, head: InferHead, parameters: _Parameters) -> tuple[tuple[int, bool], ...]:
+    default = bool(parameters.get("binary_data_output", False))
+    if not head.outputs:
+        return tuple((i, default) for i in range(len(interface.signature.outputs)))
+    wanted: list[tuple[int, bool]] = []
+    for output in head.outputs:
+        index = interface.output_index.get(output.name)
+        if index is None:
+            raise InvalidInput(f"{_who(head)}unexpected inference output '{output.name}' for model '{interface.name}'")
+        own = output.parameters or {}
+        for unsupported in ("classification", "shared_memory_region"):
+            if own.get(unsupported):
+                raise Unsupported(f"output parameter '{unsupported}' is not supported", hint="leave it out")
+        binary = own.get("binary_data")
+        wanted.append((index, default if binary is None else bool(binary)))
+    return tuple(wanted)
+
+
+def _timeout(parameters: _Parameters) -> float | None:
+    """Triton's `timeout` request parameter: microseconds the request may wait; 0 means no limit."""
+    timeout = parameters.get("timeout")
+    if timeout is None:
+        return None
+    try:
+        seconds = int(timeout) * 1e-6
+    except ValueError:
+        raise InvalidInput("parameter 'timeout' must be whole microseconds") from None
+    return seconds if seconds > 0 else None
+
+
+def unknown_model(name: str, version: str = "") -> NotFound:
+    """Triton's answer to a model that is not served."""
+    which = f"'{name}' version {version}" if version else f"'{name}'"
+    return NotFound(f"Request for unknown model: {which} is not found")
+
+
+def ordered(plan: Plan, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors of a request's inputs in the signature's order."""
+    if len(tensors) == 1:
+        return (tensors[0],)
+    slots: list[Tensor] = [tensors[0]] * len(tensors)
+    for item, tensor in zip(plan.inputs, tensors, strict=True):
+        slots[item.index] = tensor
+    return tuple(slots)

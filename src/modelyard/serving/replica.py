@@ -1,0 +1,219 @@
+"""A replica's life: bind, load, warm up, announce, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import msgspec
+
+from modelyard.domain.errors import Conflict, ModelyardError
+from modelyard.domain.services import ReplicaSpec
+from modelyard.runtimes.registry import Runtimes
+from modelyard.serving import loading
+from modelyard.serving.dataplane import DataPlane
+from modelyard.serving.executor import Executor
+from modelyard.serving.http import HttpFront
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG: Final = 4096
+_SWEEP_S: Final = 1.0
+_DRAIN_SWEEP_S: Final = 0.05
+_ACCEPT_PENDING_S: Final = 0.1
+"""Between readiness turning false and the listener closing: connections the kernel has accepted are taken over."""
+
+
+class Replica:
+    """One serving process. `run` returns after a drain; raises ModelyardError where it cannot start."""
+
+    def __init__(self, spec: ReplicaSpec, runtimes: Runtimes, version: str) -> None:
+        self.spec = spec
+        self.plane = DataPlane(spec.service, version, spec.models)
+        self._runtimes = runtimes
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="aside")
+        self._stop = asyncio.Event()
+        self._grpc: Any = None
+        self._http: asyncio.Server | None = None
+        self._front = HttpFront(self.plane, self._pool, spec.max_body_bytes)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        listener = bind(self.spec)
+        sweeper = loop.create_task(self._sweep())
+        try:
+            if not self.spec.reuse_port:  # alone on its port: liveness is answered while models load
+                await self._listen(listener)
+            if await self._load():
+                if self.spec.reuse_port:
+                    await self._listen(listener)
+                await self._start_grpc()
+                self.plane.ready = True
+                self._announce(listener.getsockname()[1])
+                await self._stop.wait()
+                await self._drain()
+        finally:
+            sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeper
+            await self._shut_down(listener)
+
+    async def _listen(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._http = await loop.create_server(self._front.connection, sock=listener, backlog=_BACKLOG)
+
+    async def _start_grpc(self) -> None:
+        if self.spec.grpc_port is None:
+            return
+        from modelyard.serving import grpc_front  # grpc costs 100 ms to import: only where it is wanted
+
+        address = f"{_bracketed(self.spec.host)}:{self.spec.grpc_port}"
+        self._grpc, self._grpc_port = await grpc_front.start(
+            self.plane, address, reuse_port=self.spec.reuse_port, max_body_bytes=self.spec.max_body_bytes
+        )
+
+    async def _load(self) -> bool:
+        """Load all models, one after the other; False where a signal came first."""
+        loop = asyncio.get_running_loop()
+        stopped = loop.create_task(self._stop.wait())
+        try:
+            for served in self.spec.models:
+                loaded = loop.run_in_executor(self._pool, loading.load, served, self._runtimes)
+                await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
+                if self._stop.is_set():
+                    loaded.cancel()
+                    return False
+                self._add(await loaded)
+        finally:
+            stopped.cancel()
+        return True
+
+    def _add(self, loaded: loading.Loaded) -> None:
+        served = loaded.served
+        executor = Executor(loaded.interface, loaded.model, served.batching, served.queue, self._pool)
+        executor.cost = loaded.cost
+        self.plane.add(executor, loaded.load_s)
+        _log.info("loaded %s:%d by %s in %.3f s", served.name, served.version, served.runtime, loaded.load_s)
+
+    def _announce(self, http_port: int) -> None:
+        """Write the ready file: whole or not at all."""
+        grpc_port = self._grpc_port if self._grpc is not None else None
+        _log.info("ready: http port %d, grpc port %s", http_port, grpc_port)
+        if self.spec.ready_file is None:
+            return
+        path = Path(self.spec.ready_file)
+        ready = {"pid": os.getpid(), "http_port": http_port, "grpc_port": grpc_port}
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_bytes(msgspec.json.encode(ready))
+        temporary.replace(path)
+
+    async def _sweep(self) -> None:
+        """Deadlines and the heartbeat, for as long as the process lives."""
+        heartbeat = Path(self.spec.heartbeat_file) if self.spec.heartbeat_file else None
+        beat = 0.0
+        while True:
+            now = perf_counter()
+            self._front.sweep(now)
+            executors = self.plane.executors
+            for executor in executors:
+                executor.sweep(now)
+            if heartbeat is not None and now - beat >= _SWEEP_S * 0.9 and not any(e.stuck(now) for e in executors):
+                beat = now
+                try:
+                    heartbeat.touch()
+                except OSError as error:
+                    _log.warning("the heartbeat cannot be written: %s", error)
+            await asyncio.sleep(_DRAIN_SWEEP_S if self.plane.draining else _SWEEP_S)
+
+    # --- end
+
+    async def _drain(self) -> None:
+        """Readiness false, take what the kernel has accepted, answer everything, close."""
+        _log.info("draining")
+        deadline = perf_counter() + self.spec.drain_timeout_s
+        self.plane.ready = False
+        self.plane.draining = True
+        await asyncio.sleep(min(_ACCEPT_PENDING_S, self.spec.drain_timeout_s))
+        if self._http is not None:
+            self._http.close()
+        ending: asyncio.Task[Any] | None = None
+        if self._grpc is not None:
+            ending = asyncio.get_running_loop().create_task(self._grpc.stop(max(deadline - perf_counter(), 0.0)))
+        while perf_counter() < deadline and (
+            self._front.connections
+            or any(not e.idle for e in self.plane.executors)
+            or (ending is not None and not ending.done())
+        ):
+            await asyncio.sleep(_DRAIN_SWEEP_S / 5)
+        if ending is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(ending, 1.0)
+        left = len(self._front.connections)
+        if left:
+            _log.warning("the drain timed out with %d connections open", left)
+        _log.info("drained")
+
+    async def _shut_down(self, listener: socket.socket) -> None:
+        if self._http is not None:
+            self._http.close()
+        listener.close()
+        for connection in list(self._front.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        if self._grpc is not None:
+            await self._grpc.stop(0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for executor in self.plane.executors:
+            executor.close()
+        if self.spec.ready_file is not None:
+            Path(self.spec.ready_file).unlink(missing_ok=True)
+
+
+def bind(spec: ReplicaSpec) -> socket.socket:
+    """A bound TCP socket. Raises Conflict where the address is taken or cannot be used."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            spec.host, spec.http_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Conflict(f"cannot listen on host '{spec.host}'", why=str(error), hint="choose another host") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if spec.reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise Conflict(
+            f"cannot listen on {spec.host}:{spec.http_port}",
+            why=os.strerror(error.errno or 0).lower(),
+            hint=f"free the port (ss -ltnp 'sport = :{spec.http_port}' shows who has it) or choose another",
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def load_spec(path: Path) -> ReplicaSpec:
+    """Read a replica's spec. Raises InvalidInput naming the field."""
+    from modelyard.domain.errors import InvalidInput
+
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ReplicaSpec)
+    except (OSError, msgspec.DecodeError, ModelyardError) as error:
+        raise InvalidInput(f"cannot read the replica spec {path}", why=str(error)) from error

@@ -1,0 +1,91 @@
+"""Counts and times of one model version, kept per batch size, and the JSON that `/stats` shows.
+
+All times are sums in seconds over requests (`busy_s`: over batches), so that the difference of two snapshots divided
+by the difference of `requests` is the mean of the requests in between.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Final
+
+import msgspec
+
+from modelyard.domain.batching import Refusal
+
+BOUNDS_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of the request-duration histogram, seconds."""
+
+
+class BatchStatistics(msgspec.Struct):
+    """What happened to the requests that were executed in batches of `rows` rows.
+
+    `receive_s`: from the request's first byte's arrival to the queue (parse and check); `queue_s`: waiting for the
+    execution slot; `batch_wait_s`: waiting, slot free, for more rows (and the loop's turn); `pre_s`, `post_s`: steps;
+    `infer_s`: the execution of the batch, counted for each of its requests; `encode_s`: rendering and writing;
+    `busy_s`: the execution, counted once per batch.
+    """
+
+    rows: int
+    batches: int = 0
+    requests: int = 0
+    receive_s: float = 0.0
+    queue_s: float = 0.0
+    batch_wait_s: float = 0.0
+    pre_s: float = 0.0
+    infer_s: float = 0.0
+    post_s: float = 0.0
+    encode_s: float = 0.0
+    busy_s: float = 0.0
+
+
+class ModelStatistics(msgspec.Struct):
+    """One model version in a snapshot. `held` requests wait or run now; `refused` by reason; `failed` requests."""
+
+    model: str
+    version: int
+    held: int
+    failed: int
+    refused: dict[str, int]
+    last_inference_unix_s: float
+    batches: list[BatchStatistics]
+
+
+class ReplicaStatistics(msgspec.Struct):
+    """`GET /stats`. `schema` changes when a field changes its meaning. `pid` tells replicas of one port apart."""
+
+    schema: int
+    service: str
+    pid: int
+    uptime_s: float
+    ready: bool
+    models: list[ModelStatistics]
+
+
+class Ledger:
+    """The counters of one model version. Touched by the event loop's thread only."""
+
+    __slots__ = ("by_rows", "duration_counts", "duration_sum_s", "failed", "failed_s", "last_unix_s", "refused")
+
+    def __init__(self) -> None:
+        self.by_rows: dict[int, BatchStatistics] = {}
+        self.failed = 0
+        self.failed_s = 0.0
+        self.refused = dict.fromkeys(Refusal, 0)
+        self.last_unix_s = 0.0
+        self.duration_counts = [0] * (len(BOUNDS_S) + 1)
+        self.duration_sum_s = 0.0
+
+    def of_rows(self, rows: int) -> BatchStatistics:
+        """The counters of batches of `rows` rows."""
+        found = self.by_rows.get(rows)
+        if found is None:
+            found = self.by_rows[rows] = BatchStatistics(rows)
+        return found
+
+    def count_duration(self, seconds: float) -> None:
+        """Count one answered request, receipt to response, in the histogram."""
+        self.duration_counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.duration_sum_s += seconds

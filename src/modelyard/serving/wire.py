@@ -1,0 +1,179 @@
+"""Tensors on the wire: JSON values and little-endian bytes to numpy and back, with the protocol's checks.
+
+Decoders return arrays that the caller owns (writable, aligned): a view into the request's body is neither, and
+runtimes and pre-processing steps may rely on both.
+"""
+
+from __future__ import annotations
+
+import struct
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from modelyard.domain.errors import InvalidInput
+from modelyard.domain.tensors import Datatype, Tensor
+
+NUMPY: dict[str, np.dtype[Any]] = {str(d): d.numpy for d in Datatype}
+_U32 = struct.Struct("<I")
+_MAX_ELEMENTS = 2**40
+
+
+def elements(name: str, shape: tuple[int, ...]) -> int:
+    """The number of elements of `shape`; raises InvalidInput for negative or absurd dimensions."""
+    if any(d < 0 for d in shape):
+        raise InvalidInput(f"invalid shape {list(shape)} for input '{name}'", why="a dimension is negative")
+    count = prod(shape)
+    if count > _MAX_ELEMENTS or len(shape) > 32:
+        raise InvalidInput(f"invalid shape {list(shape)} for input '{name}'", why="more elements than a body can hold")
+    return count
+
+
+def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Tensor:
+    """Make a tensor of a JSON array, flat or nested, or of a typed buffer that the large-body parser made."""
+    count = elements(name, shape)
+    if isinstance(data, np.ndarray):
+        tensor = _cast(name, datatype, data)
+    elif datatype == "BYTES":
+        tensor = _strings(name, data)
+    else:
+        tensor = _numbers(name, datatype, data)
+    if tensor.size != count:
+        raise InvalidInput(
+            f"input '{name}' has {tensor.size} elements, but its shape {list(shape)} needs {count}",
+            hint="make data and shape agree",
+        )
+    return tensor.reshape(shape)
+
+
+def _numbers(name: str, datatype: str, data: object) -> Tensor:
+    if not isinstance(data, list):
+        raise InvalidInput(f"unable to parse 'data' of input '{name}'", why="it must be an array")
+    try:
+        raw = np.array(data) if data else np.empty(0, NUMPY[datatype])
+        if raw.dtype.kind == "f" and datatype in ("UINT64", "INT64") and not _has_float(data):
+            raw = np.array(data, NUMPY[datatype])  # numpy mixes int64 and uint64 to float64, which loses digits
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(f"unable to parse 'data' of input '{name}'", why=str(error)) from None
+    return _cast(name, datatype, raw)
+
+
+def _has_float(data: list[Any]) -> bool:
+    return any(_has_float(v) if isinstance(v, list) else isinstance(v, float) for v in data)
+
+
+def _cast(name: str, datatype: str, raw: Tensor) -> Tensor:
+    """Cast what JSON gave (bool, int64, uint64 or float64) to `datatype` where no value changes its meaning."""
+    want = NUMPY[datatype]
+    if raw.dtype == want:
+        return raw
+    kind = raw.dtype.kind
+    if want.kind == "f" and kind in "fiu":
+        return raw.astype(want)
+    if want.kind in "iu" and kind in "iu":
+        cast = raw.astype(want)
+        if not np.array_equal(cast, raw):
+            raise InvalidInput(f"a value of input '{name}' does not fit {datatype}")
+        return cast
+    if want.kind == "b" and kind in "iu" and bool(((raw == 0) | (raw == 1)).all()):
+        return raw.astype(want)
+    raise InvalidInput(
+        f"unable to parse 'data' of input '{name}'", why=f"expected {datatype} values, got {_kind_name(raw)}"
+    )
+
+
+def _kind_name(raw: Tensor) -> str:
+    return {"f": "fractional numbers", "b": "booleans", "U": "strings", "O": "mixed values"}.get(
+        raw.dtype.kind, "integers"
+    )
+
+
+def _strings(name: str, data: object) -> Tensor:
+    flat: list[bytes] = []
+    stack: list[Any] = [data]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            flat.append(value.encode())
+        elif isinstance(value, list):
+            stack.extend(reversed(value))
+        else:
+            raise InvalidInput(f"unable to parse 'data' of input '{name}'", why="expected BYTES as JSON strings")
+    return object_array(flat)
+
+
+def object_array(values: list[bytes]) -> Tensor:
+    """A flat BYTES tensor. Built by slice assignment: `np.array` would turn it into fixed-width strings."""
+    tensor = np.empty(len(values), dtype=object)
+    tensor[:] = values
+    return tensor
+
+
+def from_bytes(
+    name: str, datatype: str, shape: tuple[int, ...], body: bytes | bytearray | memoryview, start: int, size: int
+) -> Tensor:
+    """Make a tensor of `size` bytes of `body` from `start`: raw little-endian, or length-prefixed for BYTES."""
+    count = elements(name, shape)
+    if datatype == "BYTES":
+        return _byte_strings(name, count, memoryview(body)[start : start + size]).reshape(shape)
+    dtype = NUMPY[datatype]
+    if size != count * dtype.itemsize:
+        raise InvalidInput(
+            f"input byte size mismatch for input '{name}'. Expected {count * dtype.itemsize}, got {size}",
+        )
+    return np.frombuffer(body, dtype, count, start).reshape(shape).copy()
+
+
+def _byte_strings(name: str, count: int, view: memoryview) -> Tensor:
+    values: list[bytes] = []
+    at, end = 0, len(view)
+    while at < end:
+        if at + 4 > end:
+            raise InvalidInput(f"incomplete string length indicator for input '{name}'")
+        (length,) = _U32.unpack_from(view, at)
+        at += 4
+        if at + length > end:
+            raise InvalidInput(f"incomplete string data for input '{name}'", why=f"expected {length} bytes")
+        values.append(bytes(view[at : at + length]))
+        at += length
+    if len(values) != count:
+        raise InvalidInput(f"expected {count} strings for input '{name}', got {len(values)}")
+    return object_array(values)
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The wire bytes of a tensor, row-major; BYTES elements are length-prefixed."""
+    if tensor.dtype.kind != "O":
+        return tensor.tobytes()
+    parts: list[bytes] = []
+    for value in tensor.ravel().tolist():
+        parts.append(_U32.pack(len(value)))
+        parts.append(value)
+    return b"".join(parts)
+
+
+def to_json(name: str, tensor: Tensor) -> list[Any]:
+    """The flat list of a tensor's values. BYTES must be UTF-8: raises InvalidInput otherwise."""
+    if tensor.dtype.kind != "O":
+        return tensor.ravel().tolist()
+    try:
+        return [value.decode() for value in tensor.ravel().tolist()]
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            f"output '{name}' is not UTF-8 text", hint="request it as binary (parameters: {binary_data: true})"
+        ) from None
+
+
+def normalised(tensor: Any) -> Tensor:
+    """A runtime's output as a C-contiguous array of a protocol datatype; strings become BYTES."""
+    array = np.asarray(tensor)
+    kind = array.dtype.kind
+    if kind in "OSU":
+        flat = [v if isinstance(v, bytes) else str(v).encode() for v in array.ravel().tolist()]
+        return object_array(flat).reshape(array.shape)
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array
