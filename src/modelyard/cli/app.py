@@ -76,18 +76,23 @@ def build() -> typer.Typer:
     return app
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from modelyard import __version__
+
+        sys.stdout.write(f"modelyard {__version__}\n")
+        raise typer.Exit
+
+
 def _root(
     context: typer.Context,
     home: HomeOption = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[  # noqa: ARG001  (handled by its callback)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        from modelyard import __version__
-
-        sys.stdout.write(f"modelyard {__version__}\n")
-        raise typer.Exit
     session: Session = context.obj["session"]
     session.home = home
     session.debug = debug

@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from modelyard.cli.layout import FAINT, interval, number, seconds, size, table, word
+from modelyard.cli.layout import FAINT, GOOD, interval, number, seconds, size, table, word
 from modelyard.domain.artifacts import Conversion, Equivalence, Outcome
 from modelyard.domain.measurement import Measurement, Validity
 
@@ -66,7 +66,7 @@ def _max_error(equivalence: Equivalence | None) -> str:
 def _agreement(equivalence: Equivalence | None) -> str:
     shares = [o.decision_agreement for o in equivalence.outputs] if equivalence else []
     known = [s for s in shares if s is not None]
-    return f"{min(known):.4g}".join(("", "")) if not known else f"{min(known) * 100:.4g} %"
+    return f"{min(known) * 100:.4g} %" if known else "-"
 
 
 def _metric(equivalence: Equivalence | None) -> str:
@@ -114,12 +114,13 @@ def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
     trusted = m.verdict.validity is not Validity.INVALID
 
     def shown(text: str) -> Text:
-        return Text(text) if trusted else Text("\n".join(f"({line})" for line in text.splitlines()), style=FAINT)
+        return Text(text) if trusted else Text(f"({text})", style=FAINT)
 
     knobs = f"{c.runtime} t{c.threads} r{c.replicas} b{c.batching.max_size}"
-    name = Text.assemble((f"{c.target}", "bold" if mark else ""), "\n", (knobs, FAINT))
+    name = Text(str(c.target), style="bold" if mark else "")
     if mark:
-        name.append(f"\n{mark}", style="bold green" if mark == "chosen" else "bold")
+        name.append(f" ({mark})", style=GOOD if mark == "chosen" else "")
+    name.append(f"\n{knobs}", style=FAINT)
     if ids:
         name.append(f"\n{m.id}", style=FAINT)
     verdict = f"{m.verdict.validity}" + (",\nsaturated" if m.verdict.saturated else "")

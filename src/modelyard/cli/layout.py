@@ -45,9 +45,10 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: str = "", empty: str
 ) -> RenderableType:
     """A table without frames; columns whose position in `right` is `>` are right-aligned. No rows: the line `empty`."""
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="bold")
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="right" if right[i : i + 1] == ">" else "left", overflow="fold")
+        to_right = right[i : i + 1] == ">"
+        shown.add_column(column, justify="right" if to_right else "left", no_wrap=to_right, overflow="fold")
     for row in rows:
         shown.add_row(*row)
     return shown if shown.row_count else Text(empty, style=FAINT)
@@ -107,5 +108,5 @@ def seconds(value: float) -> str:
 
 
 def when(timestamp: str) -> str:
-    """An ISO timestamp to the second."""
-    return timestamp[:19].replace("T", " ")
+    """An ISO timestamp to the minute."""
+    return timestamp[:16].replace("T", " ")

@@ -168,15 +168,18 @@ def rm(
         raise InvalidInput(f"'{ref}' names a model, not a version", hint=f"say which one: yard models rm {ref}:1")
     with session.yard() as yard:
         if not dry_run and not yes:
+            _need_terminal()
             _confirm(yard.hub.versions.delete(parsed, force=force, dry_run=True))
         freed = yard.hub.versions.delete(parsed, force=force, dry_run=dry_run)
     session.output.emit("freed", freed, lambda: tables.freed(freed, dry_run=dry_run))
 
 
-def _confirm(would: Freed) -> None:
-    """Ask before deleting; where nobody can answer, `--yes` must have been given."""
+def _need_terminal() -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInput("deleting needs a yes, and there is no terminal to ask on", hint="add --yes, or --dry-run")
+
+
+def _confirm(would: Freed) -> None:
     what = ", ".join(would.versions)
     typer.confirm(
         f"Delete {what} with {would.artifacts} artifacts and {would.measurements} measurements?", abort=True, err=True

@@ -44,7 +44,7 @@ class Output:
             return
         shown = render()
         if shown is not None:
-            self.out.print(shown)
+            self.out.print(shown, crop=False)  # a line to copy stays whole, however long
 
     def line(self, text: str) -> None:
         """Write one line of data as it is: no markup, no wrapping."""

@@ -1,0 +1,300 @@
+"""Each command asks the facade for the right thing and prints what it answers, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modelyard.domain.artifacts import Outcome, Target
+from modelyard.domain.configuration import Batching, Slo
+from modelyard.domain.workload import Arrival, Protocol
+from modelyard.hub.values import DescriptionChanges, MetricFilter, VersionQuery
+from modelyard.workflow.values import DeployRequest, Finding, ProfileRequest, PublishRequest
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fakes import CONVERSIONS, PUBLICATION, FakeYard, conversion
+
+Yard = Callable[..., Run]
+
+READING = {
+    "models": ("models", "ls"),
+    "versions": ("models", "ls", "digits"),
+    "version": ("models", "show", "digits:1"),
+    "version-page": ("models", "search"),
+    "version-diff": ("models", "diff", "digits:1", "digits:2"),
+    "aliases": ("models", "alias", "digits"),
+    "alias-history": ("models", "alias", "digits", "production", "--history"),
+    "alias-event": ("models", "rollback", "digits", "production"),
+    "freed": ("gc", "--dry-run"),
+    "conversions": ("convert", "digits"),
+    "measurements": ("profile", "digits"),
+    "measurement": ("measurements", "show", "best"),
+    "publication": ("publish", "digits:1"),
+    "service": ("deploy", "digits:1"),
+    "services": ("services", "ls"),
+    "service-status": ("services", "show", "digits"),
+    "stopped": ("services", "stop", "digits"),
+    "findings": ("doctor",),
+    "settings": ("config", "show"),
+    "report": ("report", "digits", "--html", "out.html"),
+}
+
+
+@pytest.mark.parametrize(("kind", "argv"), list(READING.items()))
+def test_json_is_one_envelope_on_stdout_and_nothing_on_stderr(kind: str, argv: tuple[str, ...], yard: Yard) -> None:
+    run = yard(*argv, "--json")
+    assert run.code == 0, run.err
+    envelope = json.loads(run.out)
+    assert (envelope["schema"], envelope["kind"]) == ("modelyard/v1", kind)
+    assert "data" in envelope
+    assert run.err == ""
+
+
+@pytest.mark.parametrize("argv", [a for k, a in READING.items() if k != "stopped"])
+def test_people_get_text_that_fits_100_columns_without_colour(argv: tuple[str, ...], yard: Yard) -> None:
+    run = yard(*argv)
+    assert run.code == 0, run.err
+    assert run.out.strip()
+    assert "\x1b" not in run.out
+    prose = [line for line in run.out.splitlines() if not line.startswith("curl ")]
+    assert max(map(len, prose)) <= 100
+
+
+def test_version_says_both_versions(yard: Yard) -> None:
+    assert yard("--version").out.startswith("modelyard 0.")
+    assert yard("version", "--json").data.keys() == {"modelyard", "python"}
+
+
+def test_quiet_leaves_stderr_empty_and_without_it_progress_is_there(yard: Yard) -> None:
+    assert yard("convert", "digits", "--quiet").err == ""
+    assert "[convert  50%] onnx" in yard("convert", "digits").err
+
+
+def test_home_wins_over_the_environment(yard: Yard, tmp_path: Path) -> None:
+    for argv in (("--home", "other", "config", "show", "--json"), ("config", "show", "--json", "--home", "other")):
+        rows = {row["name"]: row for row in yard(*argv).data}
+        assert rows["home"]["value"] == str(tmp_path / "other")
+        assert rows["home"]["origin"] == "--home"
+
+
+def test_config_show_hides_passwords_and_names_origins(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELYARD_DATABASE_URL", "postgresql://me:secret@db/hub")
+    run = yard("config", "show", "--json")
+    rows = {row["name"]: row for row in run.data}
+    assert "secret" not in run.out
+    assert rows["database_url"] == {
+        "name": "database_url",
+        "value": "postgresql://me:***@db/hub",
+        "variable": "MODELYARD_DATABASE_URL",
+        "origin": "environment",
+    }
+    assert rows["trust"]["origin"] == "default"
+
+
+def test_register_takes_the_folder_of_a_manifest(yard: Yard, fake: FakeYard, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.yaml").write_text("name: digits")
+    run = yard("register", "m", "--trust")
+    assert run.code == 0
+    assert "digits:1" in run.out
+    assert fake.calls == [("register", (Path("m/model.yaml"), True))]
+
+
+def test_a_manifest_that_is_not_there_is_code_3(yard: Yard) -> None:
+    for argv in (("register", "none.yaml"), ("publish", "none.yaml"), ("register", "digits")):
+        run = yard(*argv)
+        assert run.code == 3
+        assert "there is no manifest" in run.err
+
+
+def test_publish_passes_everything_on(yard: Yard, fake: FakeYard) -> None:
+    argv = "--to onnx,openvino --effort quick --no-deploy --name d --host ::1 --html r.html --trust"
+    argv += " --port 8000 --grpc-port 8001"
+    assert yard("publish", "digits:1", "--slo", "p99 <= 5 ms at 50 rps", *argv.split()).code == 0
+    request = PublishRequest(Slo(5, 50), ("onnx", "openvino"), "quick", False, "d", "::1", 8000, 8001, "r.html")
+    assert fake.calls == [("publish", ("digits:1", request, True))]
+
+
+def test_publish_that_misses_the_slo_shows_all_and_ends_with_4(yard: Yard) -> None:
+    missed = replace(PUBLICATION, choice=replace(PUBLICATION.choice, met=False))
+    run = yard("publish", "digits:1", over=FakeYard(publication=missed))
+    assert run.code == 4
+    assert "NOT met: p99 <= 20 ms at 200 rps" in run.out
+
+
+@pytest.mark.parametrize("argv", [("--slo", "fast"), ("--to", "onnx,,")])
+def test_publish_refuses_what_it_cannot_read(argv: tuple[str, ...], yard: Yard, fake: FakeYard) -> None:
+    run = yard("publish", "digits:1", *argv)
+    assert run.code == 2
+    assert "  try: write" in run.err
+    assert fake.calls == []
+
+
+def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
+    argv = (
+        "--batch 1,8 --target onnx,onnx:int8-static --runtime onnxruntime,openvino --threads 1,2 --max-batch 1,16 "
+        "--max-delay-us 500 --replicas 2 --rate 50 --arrival constant --protocol grpc --blocks 3 --requests 200 "
+        "--duration 2 --seed 7 --again"
+    )
+    assert yard("profile", "digits:1", *argv.split()).code == 0
+    request = ProfileRequest(
+        batches=(1, 8),
+        targets=(Target("onnx"), Target("onnx", "int8-static")),
+        runtimes=("onnxruntime", "openvino"),
+        threads=(1, 2),
+        max_batches=(1, 16),
+        max_delay_us=500,
+        replicas=2,
+        rate_rps=50.0,
+        arrival=Arrival.CONSTANT,
+        protocol=Protocol.GRPC,
+        blocks=3,
+        requests=200,
+        duration_s=2.0,
+        seed=7,
+        again=True,
+    )
+    assert fake.calls == [("profile", ("digits:1", request))]
+
+
+def test_profile_and_deploy_defaults_are_the_requests_own(yard: Yard, fake: FakeYard) -> None:
+    yard("profile", "digits")
+    yard("deploy", "digits")
+    yard("publish", "digits")
+    assert fake.calls == [
+        ("profile", ("digits", ProfileRequest())),
+        ("deploy", ("digits", DeployRequest())),
+        ("publish", ("digits", PublishRequest(), False)),
+    ]
+
+
+@pytest.mark.parametrize("text", ["0", "1,x", "1,,2", "-1"])
+def test_a_list_of_counts_must_be_one(text: str, yard: Yard) -> None:
+    assert yard("profile", "digits", "--batch", text).code == 2
+
+
+def test_deploy_passes_everything_on(yard: Yard, fake: FakeYard) -> None:
+    argv = (
+        "--name d --target onnx:fp16 --runtime onnxruntime --threads 2 --replicas 3 --max-batch 8 --max-delay-us 100 "
+        "--memory 1.5GiB --port 8000 --grpc-port 8001 --host 0.0.0.0 --replace"
+    )
+    run = yard("deploy", "digits@production", *argv.split())
+    assert run.code == 0
+    assert "yard services stop digits" in run.out
+    request = DeployRequest(
+        name="d",
+        target=Target("onnx", "fp16"),
+        runtime="onnxruntime",
+        threads=2,
+        replicas=3,
+        batching=Batching(8, 100),
+        memory_limit_bytes=3 * 2**29,
+        host="0.0.0.0",
+        http_port=8000,
+        grpc_port=8001,
+        replace=True,
+    )
+    assert fake.calls == [("deploy", ("digits@production", request))]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("500MB", 5 * 10**8), ("2g", 2 * 10**9), ("1KiB", 1024), ("77", 77), ("7 B", 7)]
+)
+def test_sizes(text: str, count: int, yard: Yard, fake: FakeYard) -> None:
+    assert yard("deploy", "digits", "--memory", text).code == 0
+    assert fake.calls[0][1][1].memory_limit_bytes == count
+
+
+@pytest.mark.parametrize("text", ["lots", "0", "2 parsecs", "GiB"])
+def test_no_sizes(text: str, yard: Yard) -> None:
+    assert yard("deploy", "digits", "--memory", text).code == 2
+
+
+def test_convert_is_4_when_a_named_target_was_rejected_1_when_it_failed(yard: Yard) -> None:
+    proven, rejected, failed = CONVERSIONS
+    for argv, found, code in (
+        (("--to", "onnx,onnx:int8-static"), (proven, rejected), 4),
+        (("--to", "openvino:bf16"), (failed,), 1),
+        (("--to", "auto"), (proven, rejected, failed), 0),
+        ((), (rejected, failed), 4),
+        (("--to", "onnx"), (conversion("onnx", Outcome.FAILED), proven), 0),
+    ):
+        fake = FakeYard()
+        fake.conversions = found
+        assert yard("convert", "digits", *argv, over=fake).code == code, argv
+
+
+def test_doctor_is_5_only_when_something_required_is_missing(yard: Yard, fake: FakeYard) -> None:
+    run = yard("doctor")
+    assert run.code == 0
+    assert "try: pip install 'modelyard[torch]'" in run.out
+    fake.findings = [Finding("data directory", False, "not writable", "chmod", required=True)]
+    assert yard("doctor").code == 5
+
+
+def test_search_builds_the_query_and_names_the_next_page(yard: Yard, fake: FakeYard) -> None:
+    argv = "--name dig* --task t --framework pytorch --format onnx --tag a --tag b --text cnn --limit 5 --cursor c"
+    run = yard("models", "search", "--metric", "accuracy>=0.9", *argv.split())
+    query = VersionQuery(
+        "dig*", "t", "pytorch", "onnx", ("a", "b"), (MetricFilter("accuracy", ">=", 0.9),), "cnn", 5, "c"
+    )
+    assert fake.calls == [("search", query)]
+    assert "more: add --cursor more-1" in run.err
+
+
+def test_update_adds_and_removes_tags_and_leaves_the_rest(yard: Yard, fake: FakeYard, tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("# Card")
+    argv = "--add-tag new --remove-tag small --license MIT --author me --card card.md"
+    assert yard("models", "update", "digits:1", *argv.split()).code == 0
+    changes = DescriptionChanges(license="MIT", authors=("me",), tags=("demo", "new"), card="# Card")
+    assert fake.calls == [("update", changes)]
+
+
+def test_update_of_nothing_is_refused(yard: Yard) -> None:
+    assert yard("models", "update", "digits:1").code == 2
+    assert yard("models", "update", "digits:1", "--card", "none.md").code == 3
+
+
+def test_rm_without_a_terminal_needs_yes(yard: Yard, fake: FakeYard) -> None:
+    run = yard("models", "rm", "digits:1")
+    assert run.code == 2
+    assert "--yes" in run.err
+    assert fake.calls == []
+    assert yard("models", "rm", "digits:1", "--yes", "--force").code == 0
+    assert fake.calls == [("delete", ("digits:1", True, False))]
+
+
+def test_rm_dry_run_deletes_nothing_and_a_bare_name_is_refused(yard: Yard, fake: FakeYard) -> None:
+    assert "would free" in yard("models", "rm", "digits:1", "--dry-run").out
+    assert fake.calls == [("delete", ("digits:1", False, True))]
+    assert yard("models", "rm", "digits", "--yes").code == 2
+
+
+def test_alias_sets_shows_removes(yard: Yard, fake: FakeYard) -> None:
+    assert yard("models", "alias", "digits", "production", "3").code == 0
+    assert yard("models", "alias", "digits", "production", "--remove").code == 0
+    assert fake.calls == [("set", ("digits", "production", 3)), ("remove", ("digits", "production", None))]
+    assert yard("models", "alias", "digits", "production", "--json").data == {"production": 1}
+    assert yard("models", "alias", "digits", "staging").code == 3
+    assert yard("models", "alias", "digits", "production", "3", "--remove").code == 2
+    assert yard("models", "alias", "digits", "--history").code == 2
+
+
+def test_stop_takes_names_or_all_but_not_neither(yard: Yard, fake: FakeYard) -> None:
+    assert yard("services", "stop").code == 2
+    assert yard("services", "stop", "a", "--all").code == 2
+    run = yard("services", "stop", "a", "b")
+    assert run.code == 0
+    assert yard("services", "stop", "--all").code == 0
+    assert fake.calls == [("stop", "a"), ("stop", "b"), ("stop", "digits")]
+
+
+def test_logs_are_lines_as_they_are(yard: Yard, fake: FakeYard) -> None:
+    run = yard("services", "logs", "digits", "--tail", "5", "--replica", "1", "-f")
+    assert run.out == "first [bold]line\nsecond\n"
+    assert fake.calls == [("logs", ("digits", 1, True, 5))]
+    lines = yard("services", "logs", "digits", "--json").out.splitlines()
+    assert [json.loads(line)["data"] for line in lines] == ["first [bold]line\n", "second"]

@@ -1,0 +1,117 @@
+"""The publish summary holds everything a reader needs to believe it and to use the service."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+from rich.console import Console
+
+from modelyard.cli import evidence, layout, render, tables
+from modelyard.domain.measurement import Interval
+from modelyard.workflow.values import Publication
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fakes import CHOSEN, NAIVE, PUBLICATION, SUSPECT
+
+
+def text(shown: object, width: int = 100) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width, markup=False, highlight=False).print(shown)
+    return stream.getvalue()
+
+
+def summary(**changes: object) -> str:
+    result: Publication = replace(PUBLICATION, **changes)  # type: ignore[arg-type]
+    return text(render.publication(result))
+
+
+def test_it_says_what_was_proven_rejected_and_failed_and_why() -> None:
+    shown = summary()
+    assert "1 proven, 1 rejected, 1 failed" in shown
+    assert "onnx:int8-static rejected: metric-loss" in shown
+    assert "accuracy fell by 0.031" in shown
+    assert "openvino:bf16 failed: missing-dependency" in shown
+    assert "try: publish on a machine with AMX" in shown
+    assert "accuracy 0.982 → 0.951" in shown
+
+
+def test_it_shows_the_indicators_with_intervals_and_marks_chosen_and_naive() -> None:
+    shown = summary()
+    assert "[7.10, 9.20]" in shown
+    assert "95.4 MiB" in shown
+    assert "chosen" in shown
+    assert "naive" in shown
+    assert "load: poisson 200 rps x1 http-binary" in shown
+
+
+def test_an_invalid_number_never_stands_as_if_it_were_good() -> None:
+    shown = text(evidence.measurements([SUSPECT, CHOSEN]))
+    assert "(88.8" in shown
+    assert " 88.8 " not in shown
+    assert "invalid" in shown
+    assert "1 of 2: client saturated: send lag p99 4.2 ms" in shown
+
+
+def test_it_says_why_the_choice_and_what_it_saves() -> None:
+    shown = summary()
+    assert "the cheapest of 2 that meet the SLO" in shown
+    assert "met: p99 <= 20 ms at 200 rps" in shown
+    assert "the naive deployment costs 4.94x as much per request" in shown
+    assert "0.830 USD per 1M requests" in shown
+
+
+def test_a_saving_that_is_none_is_not_dressed_up() -> None:
+    choice = PUBLICATION.choice
+    assert "none: the naive deployment is the best" in summary(choice=replace(choice, chosen=NAIVE, cost_ratio=1.0))
+    assert "none: it costs 1.3x as much" in summary(choice=replace(choice, cost_ratio=0.77))
+    assert "unknown: the naive" in summary(choice=replace(choice, cost_ratio=None))
+
+
+def test_nothing_measurable_is_said_plainly() -> None:
+    choice = replace(
+        PUBLICATION.choice, chosen=None, naive=None, considered=(), met=False, reason="the machine was busy"
+    )
+    shown = summary(choice=choice, service=None, curl=None)
+    assert "Nothing could be chosen. the machine was busy" in shown
+    assert "no measurements" in shown
+    assert "yard deploy digits:1" in shown
+
+
+def test_the_curl_line_is_one_line_to_copy_however_long(yard: Callable[..., Run]) -> None:
+    assert PUBLICATION.curl in yard("publish", "digits:1").out.splitlines()
+
+
+def test_it_ends_with_how_to_reach_and_stop_the_service() -> None:
+    shown = summary()
+    for needed in (
+        "http://127.0.0.1:8123",
+        "127.0.0.1:8124",
+        "digits-report.html",
+        "yard services stop digits",
+        "logits[1, 10]",
+    ):
+        assert needed in shown
+
+
+def test_user_text_is_never_markup() -> None:
+    version = PUBLICATION.version
+    odd = replace(version, description=replace(version.description, tags=("[red]x[/red]", "[/]")))
+    assert "[red]x[/red]" in text(tables.versions([odd]))
+
+
+def test_numbers_read_like_numbers() -> None:
+    cases = {
+        0.0: "0",
+        0.01234: "0.0123",
+        1.5: "1.50",
+        12.345: "12.3",
+        1234.5: "1,234",
+        123456.0: "123,456",
+        2.5e-7: "2.5e-07",
+    }
+    assert {value: layout.number(value) for value in cases} == cases
+    assert layout.number(None) == layout.number(float("nan")) == "-"
+    assert layout.interval(Interval(5.0)) == "5.00"
+    assert layout.interval(None) == "-"
+    assert [layout.size(n) for n in (0, 1023, 1536, 10**9)] == ["0 B", "1023 B", "1.5 KiB", "954 MiB"]
