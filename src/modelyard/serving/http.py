@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from concurrent.futures import Executor as Pool
 from time import perf_counter
-from typing import Final
+from typing import Final, cast
 
 from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError
 from modelyard.domain.tensors import Tensor
@@ -138,8 +138,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_server gives no other
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
         self.front.connections.add(self)
         self.front.plane.connections += 1
 
@@ -339,10 +338,9 @@ class Connection(asyncio.Protocol):
         pending = self._pending
         slot.response = payload
         try:
-            while pending and pending[0].response is not None:
+            while pending and (ready := pending[0].response) is not None:
                 first = pending.popleft()
-                assert first.response is not None  # noqa: S101 - checked by the loop
-                transport.write(first.response)
+                transport.write(ready)
                 if first.close:
                     self._closing = True
                     transport.close()
