@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,8 @@ class _Build:
         if sources.is_pickle(path) and not trusted:
             self.untrusted = name
         options = {"factory": source.factory} if source.factory else {}
+        if source.classes is not None:
+            options["classes"] = json.dumps(source.classes)
         return SourceSpec(format_, name, options, trusted)
 
     def _framework(self, manifest: Manifest, source: SourceSpec | None) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,8 @@ def to_yaml(definition: Definition, description: Description, files: Sequence[st
         source["factory"] = factory
     elif definition.source.trusted:
         source["trust"] = True
+    if "classes" in definition.source.options:
+        source["classes"] = json.loads(definition.source.options["classes"])
     value: dict[str, Plain] = {
         "apiVersion": API_VERSION,
         "name": definition.name,

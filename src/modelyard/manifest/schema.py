@@ -120,12 +120,17 @@ class _Model(BaseModel):
 
 
 class SourceModel(_Model):
-    """Where the trained model is: `path` beside the manifest; `trust` allows a pickle, which runs code on load."""
+    """Where the trained model is: `path` beside the manifest, `factory` the function that builds a PyTorch module.
+
+    `classes` names the classes of a boosted ensemble, whose files know only numbers. `trust` allows a file that runs
+    code on load (a pickle); naming a factory allows that code already.
+    """
 
     path: NonEmpty
     sha256: Annotated[str, AfterValidator(_sha256)] | None = None
     format: str | None = None
     factory: Reference | None = None
+    classes: Annotated[list[str | int], Field(min_length=2)] | None = None
     trust: bool = False
 
 
