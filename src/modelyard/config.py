@@ -15,7 +15,8 @@ class Settings:
     """Every setting with its default. Each is documented in docs/settings.md (a test keeps that true).
 
     `home`: data directory. `database_url`: hub metadata, SQLite in `home` by default. `blobs_url`: local path or any
-    fsspec URL. `price_per_core_hour`: for cost per 1M requests; `price_currency` and `price_source` say what it is.
+    fsspec URL. `price_per_core_hour`: for cost per 1M requests; `price_currency`, `price_source` and
+    `price_as_of` say what it is.
     `convert_timeout_s`, `convert_memory_bytes`: limits of each conversion child. `trust`: open formats that run code
     on load (pickle, joblib) without asking for `--trust` each time.
     """
@@ -25,7 +26,8 @@ class Settings:
     blobs_url: str
     price_per_core_hour: float = 0.0425
     price_currency: str = "USD"
-    price_source: str = "c5.large on demand, us-east-1, 0.085 USD/h for 2 vCPU (2026-11)"
+    price_source: str = "AWS EC2 c5.large on demand, us-east-1: 0.085 USD/h for 2 vCPU"
+    price_as_of: str = "2026-11"
     convert_timeout_s: float = 600.0
     convert_memory_bytes: int = 8 * 1024**3
     trust: bool = False
@@ -56,6 +58,8 @@ class Settings:
             price_currency=env.get("MODELYARD_PRICE_CURRENCY") or cls.price_currency,
             price_source=env.get("MODELYARD_PRICE_SOURCE")
             or ("MODELYARD_PRICE_PER_CORE_HOUR" if env.get("MODELYARD_PRICE_PER_CORE_HOUR") else cls.price_source),
+            price_as_of=env.get("MODELYARD_PRICE_AS_OF")
+            or ("" if env.get("MODELYARD_PRICE_PER_CORE_HOUR") else cls.price_as_of),
             convert_timeout_s=_positive(env, "MODELYARD_CONVERT_TIMEOUT_S", cls.convert_timeout_s),
             convert_memory_bytes=int(_positive(env, "MODELYARD_CONVERT_MEMORY_BYTES", cls.convert_memory_bytes)),
             trust=_flag(env, "MODELYARD_TRUST"),

@@ -6,6 +6,7 @@ Pure functions over measurements. Without an SLO: the best throughput per core, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from modelyard.domain.configuration import Slo
 from modelyard.domain.measurement import Measurement, Validity
@@ -65,6 +66,13 @@ def _by_throughput(pool: list[Measurement], everything: Sequence[Measurement], n
     p99 = f"p99 {best.indicators.p99_ms} ms" if best.indicators.p99_ms else "too few requests for a p99"
     reason = f"no SLO given: the best throughput per core, {throughput_per_core(best):.4g} rps per core ({p99})"
     return Choice(best, naive, None, None, reason, tuple(everything), cost_ratio(naive, best))
+
+
+def confirmed(choice: Choice, again: Measurement, considered: Sequence[Measurement]) -> Choice:
+    """The choice after its configuration held the SLO again under fresh seeds: `again` is now its number."""
+    reason = f"{choice.reason}; confirmed with fresh seeds: p99 {again.indicators.p99_ms} ms"
+    ratio = cost_ratio(choice.naive, again)
+    return replace(choice, chosen=again, reason=reason, considered=(*considered, again), cost_ratio=ratio)
 
 
 def is_naive(m: Measurement, naive_artifact: str | None) -> bool:

@@ -1,0 +1,260 @@
+"""The composition root: the one place that picks implementations, and the facade over every use case.
+
+The CLI and the Python API (`modelyard.open()`) both call `Yard`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from modelyard.config import Settings
+from modelyard.convert import ConversionService, Converters, Limits
+from modelyard.dispatch.engines.process import ProcessEngine
+from modelyard.domain.artifacts import Conversion
+from modelyard.domain.configuration import Slo
+from modelyard.domain.measurement import Measurement
+from modelyard.domain.services import Service
+from modelyard.domain.tensors import Tensor, Tensors
+from modelyard.domain.versions import DatasetSpec, Definition, Description, ModelRef
+from modelyard.hub import Freed, Hub, Registration
+from modelyard.manifest import ManifestDocument
+from modelyard.profile import Comparison, Price, Profiler, compare
+from modelyard.runtimes import Runtimes, capture
+from modelyard.workflow import inspecting
+from modelyard.workflow.converting import Converting
+from modelyard.workflow.deploying import Deployer
+from modelyard.workflow.profiling import Profiling
+from modelyard.workflow.progress import Listener, silent
+from modelyard.workflow.publishing import Publisher
+from modelyard.workflow.registering import Registering
+from modelyard.workflow.reporting import Reporting
+from modelyard.workflow.rows import Rows
+from modelyard.workflow.values import (
+    DeployRequest,
+    Finding,
+    ProfileRequest,
+    Publication,
+    PublishRequest,
+    ServiceStatus,
+    VersionDiff,
+)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Held-out data of an in-memory model: inputs by name (or the only input's array), and true labels."""
+
+    inputs: Tensors | Tensor
+    labels: Tensor | None = None
+
+
+class Yard:
+    """Everything one can do, on this machine's hub and engine. Use as a context manager or `close` it.
+
+    One `Yard` is for one thread; several processes may work on the same home at once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        settings.home.mkdir(parents=True, exist_ok=True)
+        self.runtimes = Runtimes.discover()
+        self.hub = Hub.open(settings.database_url, settings.blobs_url, settings.cache_dir)
+        self.engine = ProcessEngine(settings.services_dir)
+        limits = Limits(convert_s=settings.convert_timeout_s, memory_bytes=settings.convert_memory_bytes)
+        self._conversions = ConversionService(self.runtimes, Converters.discover(), settings.work_dir, limits)
+        self._rows = Rows(self.hub)
+        self._registering = Registering(self.hub, self._conversions, settings.work_dir)
+        self._converting = Converting(self.hub, self._conversions, _now)
+        self._deployer = Deployer(self.hub, self.engine, self.runtimes, self._rows, _now)
+        price = Price(
+            settings.price_per_core_hour, settings.price_currency, settings.price_source, settings.price_as_of
+        )
+        profiler = Profiler(settings.work_dir / "profile", price)
+        self._profiling = Profiling(self.hub, self.runtimes, self._deployer, self._rows, profiler)
+        self._reporting = Reporting(self.hub)
+        self._publisher = Publisher(
+            self.hub,
+            self._registering,
+            self._converting,
+            self._profiling,
+            self._deployer,
+            self._reporting,
+            self._rows,
+            settings.home / "samples",
+        )
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Yard:
+        """Open with `settings`, by default those of the environment. Raises InvalidInput, BackendFailed."""
+        return cls(settings or Settings.read())
+
+    def close(self) -> None:
+        """Close the hub and kill what conversions still run. Services go on."""
+        self._conversions.close()
+        self.hub.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def check_manifest(self, path: str | Path, *, trust: bool = False, listener: Listener = silent) -> ManifestDocument:
+        """Check everything that `register` checks, the source's behaviour included, and write nothing."""
+        return self._registering.check(Path(path), trust=trust or self.settings.trust, listener=listener)
+
+    def register(self, path: str | Path, *, trust: bool = False, listener: Listener = silent) -> Registration:
+        """Register the manifest file `path`. Identical content gives the version that has it, `created` False."""
+        return self._registering.register(Path(path), trust=trust or self.settings.trust, listener=listener)
+
+    def register_model(
+        self,
+        model: object,
+        name: str,
+        *,
+        inputs: Tensors | Tensor | None = None,
+        dataset: Dataset | None = None,
+        outputs: Sequence[str] | None = None,
+        task: str = "",
+        slo: Slo | str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        description: str = "",
+        tags: Sequence[str] = (),
+        convert: Sequence[str] = ("auto",),
+        trust: bool = False,
+        listener: Listener = silent,
+    ) -> Registration:
+        """Register a PyTorch module, scikit-learn estimator, XGBoost or LightGBM model that is in memory.
+
+        `inputs` are example inputs with at least two rows (needed for PyTorch unless there is a `dataset`). Raises
+        what `register` raises, and Unsupported for an object of another framework.
+        """
+        if inputs is None and dataset is not None:
+            inputs = _first_rows(dataset.inputs)
+        self.settings.work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="capture-", dir=self.settings.work_dir) as folder:
+            captured = capture(model, Path(folder), inputs=inputs, outputs=outputs, trusted=trust)
+            files = dict(captured.files)
+            spec = None
+            if dataset is not None:
+                spec = _save_dataset(dataset, Path(folder, "dataset.npz"), [s.name for s in captured.signature.inputs])
+                files[spec.path] = Path(folder, spec.path)
+            definition = Definition(
+                name=name,
+                framework=captured.framework,
+                source=captured.source,
+                signature=captured.signature,
+                task=task,
+                dataset=spec,
+                metrics=dict(metrics or {}),
+                slo=Slo.parse(slo) if isinstance(slo, str) else slo,
+                convert=tuple(convert),
+            )
+            document = ManifestDocument.of(
+                definition, Description(description=description, tags=tuple(tags)), files, tuple(captured.files)
+            )
+            return self._registering.register_document(document, listener)
+
+    def convert(self, ref: str, targets: Sequence[str] = ("auto",), *, listener: Listener = silent) -> list[Conversion]:
+        """Convert a version to `targets` and prove each result; outcomes are values. Raises NotFound, InvalidInput."""
+        return self._converting.convert(self.hub.versions.get(ModelRef.parse(ref)), targets, listener)
+
+    def profile(
+        self, ref: str, request: ProfileRequest | None = None, *, listener: Listener = silent
+    ) -> list[Measurement]:
+        """Measure configurations of a version on this node."""
+        return self._profiling.profile(ref, request or ProfileRequest(), listener)
+
+    def compare(self, a: str, b: str) -> Comparison:
+        """Compare two measurements by their ids, from their raw samples. Raises NotFound."""
+        left, right = self.hub.measurements.get(a), self.hub.measurements.get(b)
+        return compare(left, self.hub.measurements.samples(left), right, self.hub.measurements.samples(right))
+
+    def publish(
+        self,
+        what: str | Path,
+        request: PublishRequest | None = None,
+        *,
+        trust: bool = False,
+        listener: Listener = silent,
+    ) -> Publication:
+        """Take a manifest file or a registered version to a live, proven, profiled service."""
+        trust = trust or self.settings.trust
+        return self._publisher.publish(what, request or PublishRequest(), trust=trust, listener=listener)
+
+    def deploy(self, ref: str, request: DeployRequest | None = None, *, listener: Listener = silent) -> Service:
+        """Deploy a version: as last published, else as the request says."""
+        return self._deployer.deploy(ref, request or DeployRequest(), listener)
+
+    def services(self) -> list[ServiceStatus]:
+        """Every service, with the state of its processes now."""
+        return self._deployer.list()
+
+    def service(self, name: str) -> ServiceStatus:
+        """One service. Raises NotFound."""
+        return self._deployer.status(name)
+
+    def stop(self, name: str) -> None:
+        """Drain and stop a service. Raises NotFound."""
+        self._deployer.stop(name)
+
+    def logs(self, name: str, *, replica: int | None = None, follow: bool = False, tail: int = 100) -> Iterator[str]:
+        """Log lines of a service. Raises NotFound."""
+        return self._deployer.logs(name, replica=replica, follow=follow, tail=tail)
+
+    def predict(self, service: str, tensors: Tensors) -> dict[str, Tensor]:
+        """Ask a running service. Raises NotFound, InvalidInput, Unavailable."""
+        return self._deployer.predict(service, tensors)
+
+    def diff(self, left: str, right: str) -> VersionDiff:
+        """What differs between two versions. Raises NotFound."""
+        return inspecting.diff(self.hub, left, right)
+
+    def report(self, ref: str, path: str | Path) -> Path:
+        """Write the HTML report of a version; it opens offline. Raises NotFound."""
+        return self._reporting.write_latest(self.hub.versions.get(ModelRef.parse(ref)), Path(path))
+
+    def doctor(self) -> list[Finding]:
+        """Check this installation."""
+        return inspecting.doctor(self.settings.home, self.runtimes, self.hub)
+
+    def gc(self, *, dry_run: bool = False) -> Freed:
+        """Remove what no version, alias or service references, and what crashed services left behind."""
+        self.engine.gc(dry_run=dry_run)
+        return self.hub.gc(dry_run=dry_run)
+
+
+def _first_rows(inputs: Tensors | Tensor, rows: int = 8) -> Tensors | Tensor:
+    return inputs[:rows] if isinstance(inputs, np.ndarray) else {n: t[:rows] for n, t in inputs.items()}
+
+
+def _save_dataset(dataset: Dataset, path: Path, names: Sequence[str]) -> DatasetSpec:
+    inputs = {names[0]: dataset.inputs} if isinstance(dataset.inputs, np.ndarray) else dataset.inputs
+    arrays = {f"input_{n}": _plain(t) for n, t in inputs.items()}
+    if dataset.labels is not None:
+        arrays["label"] = _plain(dataset.labels)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    label = None if dataset.labels is None else "label"
+    return DatasetSpec(path.name, {n: f"input_{n}" for n in inputs}, label)
+
+
+def _plain(array: Tensor) -> Tensor:
+    """Strings as fixed-width unicode, so that the file needs no pickle."""
+    array = np.asarray(array)
+    if array.dtype != object:
+        return array
+    return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in array.ravel()]).reshape(array.shape)

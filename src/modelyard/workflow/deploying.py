@@ -1,0 +1,237 @@
+"""From a version and a configuration to a running service that has answered a real request."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from modelyard.dispatch import Engine, InferenceClient
+from modelyard.domain.artifacts import Artifact, Standing
+from modelyard.domain.configuration import Batching, Configuration
+from modelyard.domain.errors import Conflict, NotFound, Rejected, Unsupported
+from modelyard.domain.services import Endpoint, ReplicaSpec, ServedModel, Service, ServiceState
+from modelyard.domain.tensors import Tensor, Tensors
+from modelyard.domain.versions import ModelRef, Version
+from modelyard.hub import Hub, MeasurementQuery
+from modelyard.runtimes import Runtimes
+from modelyard.workflow.planning import naive
+from modelyard.workflow.progress import Listener, Progress, Step
+from modelyard.workflow.rows import Rows
+from modelyard.workflow.values import DeployRequest, ServiceStatus
+
+CHOSEN = "chosen"
+"""Purpose of the measurement that confirmed a published choice; `deploy` without options uses its configuration."""
+
+
+@dataclass(frozen=True)
+class Deployer:
+    """Starts, lists and stops services. Safe to use from several processes; the engine and the hub arbitrate."""
+
+    hub: Hub
+    engine: Engine
+    runtimes: Runtimes
+    rows: Rows
+    now: Callable[[], str]
+
+    def deploy(self, ref: str, request: DeployRequest, listener: Listener) -> Service:
+        """Deploy a version as the request says. Raises NotFound, Conflict, Rejected, Unsupported, BackendFailed."""
+        version = self.hub.versions.get(ModelRef.parse(ref))
+        configuration = self.configure(version, request)
+        return self.start(version, configuration, request, listener)
+
+    def configure(self, version: Version, request: DeployRequest) -> Configuration:
+        """The configuration a request means: the published choice, or the naive one, with the request's changes."""
+        base = self.chosen(version)
+        if base is None or (request.target and request.target != base.target):
+            base = self._default(version, request)
+        runtime = request.runtime or base.runtime
+        self._check_runtime(runtime, base.target.format)
+        return replace(
+            base,
+            runtime=runtime,
+            threads=request.threads or base.threads,
+            replicas=request.replicas or base.replicas,
+            batching=request.batching or base.batching,
+            memory_limit_bytes=request.memory_limit_bytes or base.memory_limit_bytes,
+        )
+
+    def chosen(self, version: Version) -> Configuration | None:
+        """The configuration that the last publish of this version chose, if its artifact is still servable."""
+        query = MeasurementQuery(model=version.model, version=version.number, purpose=CHOSEN)
+        for measurement in self.hub.measurements.find(query):
+            with contextlib.suppress(NotFound):
+                if self.hub.artifacts.get(measurement.configuration.artifact).standing.servable:
+                    return measurement.configuration
+        return None
+
+    def _default(self, version: Version, request: DeployRequest) -> Configuration:
+        artifact = self.artifact(version, request)
+        runtimes = [r.name for r in self.runtimes.for_format(artifact.target.format) if r.availability().available]
+        if not runtimes:
+            raise Unsupported(f"no installed runtime runs {artifact.target.format}", hint="yard doctor")
+        base = naive(artifact, request.runtime or runtimes[0], os.cpu_count() or 1)
+        return replace(base, batching=Batching(8 if artifact.signature.batched else 1))
+
+    def artifact(self, version: Version, request: DeployRequest) -> Artifact:
+        """The artifact a request names, else the source. Raises NotFound, Rejected."""
+        every = self.hub.artifacts.list(ModelRef(version.model, version.number))
+        if request.target is None:
+            return next(a for a in every if a.standing is Standing.SOURCE)
+        found = [a for a in every if a.target == request.target]
+        if not found:
+            known = ", ".join(sorted({str(a.target) for a in every}))
+            raise NotFound(
+                f"{version.ref} has no artifact {request.target}",
+                why=f"it has {known}",
+                hint=f"yard convert {version.ref} --to {request.target}",
+            )
+        servable = [a for a in found if a.standing.servable]
+        if not servable:
+            raise Rejected(
+                f"{request.target} of {version.ref} is not servable",
+                why=f"it is {found[-1].standing}, not proven equal to its source",
+                hint=f"yard models show {version.ref}",
+            )
+        return servable[-1]
+
+    def _check_runtime(self, name: str, format_: str) -> None:
+        runtime = self.runtimes.get(name)
+        if format_ not in runtime.formats:
+            fitting = ", ".join(r.name for r in self.runtimes.for_format(format_))
+            raise Unsupported(f"runtime {name} does not run {format_}", hint=f"use {fitting}")
+        availability = runtime.availability()
+        if not availability.available:
+            raise Unsupported(f"runtime {name} is not available", why=availability.reason, hint=availability.hint)
+
+    def start(
+        self, version: Version, configuration: Configuration, request: DeployRequest, listener: Listener
+    ) -> Service:
+        """Start (or, with `request.replace`, roll) the service and record it once it has answered."""
+        name = request.name or version.model
+        listener(Progress(Step.DEPLOY, f"starting {name}: {configuration.label}"))
+        running = self._running(name)
+        spec = self.spec(version, configuration, name, request)
+        probe = self.probe(version, name)
+        if running is not None:
+            if not request.replace:
+                raise Conflict(
+                    f"service {name} is already running at {running.endpoint.url}",
+                    hint=f"yard deploy ... --replace, --name another, or yard services stop {name}",
+                )
+            self.engine.roll(name, spec, configuration.replicas, probe)
+            endpoint = running.endpoint
+            self.hub.services.remove(name)
+        else:
+            endpoint = self.engine.start(name, spec, configuration.replicas, probe)
+        service = Service(
+            name=name,
+            model=version.model,
+            version=version.number,
+            configuration=configuration,
+            endpoint=endpoint,
+            directory=str(self.engine.directory(name)),
+            created_at=self.now(),
+        )
+        try:
+            self.hub.services.put(service)
+        except BaseException:
+            self.engine.stop(name)
+            raise
+        listener(Progress(Step.DEPLOY, f"{name} answers at {endpoint.url}", 1.0))
+        return service
+
+    def _running(self, name: str) -> Service | None:
+        """The service of that name if it still runs; a record whose processes are gone is forgotten."""
+        try:
+            status = self.status(name)
+        except NotFound:
+            return None
+        if status.state in (ServiceState.STOPPED, ServiceState.FAILED):
+            self.stop(name)
+            return None
+        return status.service
+
+    @contextlib.contextmanager
+    def temporary(self, version: Version, configuration: Configuration, name: str) -> Iterator[Endpoint]:
+        """A service for a measurement: gone on exit, and gone with this process should it die."""
+        spec = self.spec(version, configuration, version.model, DeployRequest())
+        endpoint = self.engine.start(
+            name, spec, configuration.replicas, self.probe(version, version.model), owner_pid=os.getpid()
+        )
+        try:
+            yield endpoint
+        finally:
+            self.engine.stop(name)
+
+    def spec(self, version: Version, configuration: Configuration, name: str, request: DeployRequest) -> ReplicaSpec:
+        """What a replica of this configuration is told. Checks out (and verifies) the artifact's files."""
+        artifact = self.hub.artifacts.get(configuration.artifact)
+        if not artifact.standing.servable:
+            raise Rejected(
+                f"{artifact.target} of {version.ref} is {artifact.standing}",
+                why="only the source and what was proven equal to it may be served",
+                hint=f"yard models show {version.ref}",
+            )
+        definition = version.definition
+        steps = (*definition.preprocess, *definition.postprocess)
+        served = ServedModel(
+            name=version.model,
+            version=version.number,
+            artifact=self.hub.artifacts.checkout(artifact),
+            runtime=configuration.runtime,
+            device=configuration.device,
+            threads=configuration.threads,
+            batching=configuration.batching,
+            queue=configuration.queue,
+            preprocess=definition.preprocess,
+            postprocess=definition.postprocess,
+            steps_directory=str(self.hub.versions.checkout(version)) if steps else "",
+        )
+        return ReplicaSpec(
+            service=name,
+            models=(served,),
+            host=request.host,
+            http_port=request.http_port,
+            grpc_port=request.grpc_port,
+            reuse_port=True,
+            memory_limit_bytes=configuration.memory_limit_bytes,
+        )
+
+    def probe(self, version: Version, name: str) -> Callable[[Endpoint], None]:
+        """A real inference through the endpoint: one row of the version's data."""
+        sample = self.rows.sample(version)
+
+        def infer(endpoint: Endpoint) -> None:
+            with InferenceClient(endpoint.url) as client:
+                client.infer(name, sample)
+
+        return infer
+
+    def predict(self, name: str, tensors: Tensors) -> dict[str, Tensor]:
+        """Answer of a running service. Raises NotFound, Unavailable, InvalidInput."""
+        service = self.hub.services.get(name)
+        with InferenceClient(service.endpoint.url) as client:
+            return client.infer(service.model, tensors)
+
+    def status(self, name: str) -> ServiceStatus:
+        """A service as the hub has it and as its processes are now. Raises NotFound."""
+        service = self.hub.services.get(name)
+        replicas = tuple(self.engine.replicas(name))
+        return ServiceStatus(service, self.engine.state(name), replicas)
+
+    def list(self) -> list[ServiceStatus]:
+        """Every service the hub knows."""
+        return [self.status(service.name) for service in self.hub.services.list()]
+
+    def stop(self, name: str) -> None:
+        """Drain and stop a service and forget it; nothing of it is left running. Raises NotFound."""
+        self.hub.services.get(name)
+        self.engine.stop(name)
+        self.hub.services.remove(name)
+
+    def logs(self, name: str, *, replica: int | None, follow: bool, tail: int) -> Iterator[str]:
+        """Lines of a service's logs, oldest first. Raises NotFound."""
+        self.hub.services.get(name)
+        return self.engine.logs(name, replica=replica, follow=follow, tail=tail)

@@ -1,0 +1,239 @@
+"""Measure configurations of a version: deploy one for the time of its measurement, load it, record the numbers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from modelyard.domain.artifacts import Artifact
+from modelyard.domain.configuration import Batching, Configuration
+from modelyard.domain.errors import BackendFailed, InvalidInput, NotFound, Unsupported
+from modelyard.domain.measurement import Measurement, Validity
+from modelyard.domain.tensors import Tensor, Tensors
+from modelyard.domain.versions import ModelRef, Version
+from modelyard.domain.workload import Arrival, Workload
+from modelyard.hub import Hub, MeasurementQuery
+from modelyard.profile import MeasuredService, Profiler, batch_payloads, fingerprint
+from modelyard.profile.curve import CurvePoint, measure_curve
+from modelyard.runtimes import Runtimes
+from modelyard.workflow.deploying import Deployer
+from modelyard.workflow.planning import MAX_BATCHES, thread_choices
+from modelyard.workflow.progress import Listener, Progress, Step
+from modelyard.workflow.rows import Rows
+from modelyard.workflow.values import ProfileRequest
+
+Report: TypeAlias = Callable[[str], None]
+PAYLOADS = 64
+"""Different requests a measurement cycles through."""
+
+
+@dataclass(frozen=True)
+class Profiling:
+    """Measures cells (configuration x workload) on this node, and reuses what the hub already has of them."""
+
+    hub: Hub
+    runtimes: Runtimes
+    deployer: Deployer
+    rows: Rows
+    profiler: Profiler
+    cores: int = os.cpu_count() or 1
+
+    def profile(self, ref: str, request: ProfileRequest, listener: Listener) -> list[Measurement]:
+        """Measure the product of the request's axes. Raises NotFound, Unsupported, InvalidInput, BackendFailed."""
+        version = self.hub.versions.get(ModelRef.parse(ref))
+        configurations = self.configurations(version, request)
+        workloads = [workload(request, batch) for batch in request.batches]
+        found: list[Measurement] = []
+        total = len(configurations) * len(workloads)
+        for configuration in configurations:
+            with self.bench(version, again=request.again) as bench:
+                for work in workloads:
+                    report = reporter(listener, f"{configuration.label}, {work.label}", len(found) / total)
+                    found += bench.measure([configuration], work, "profile", report)
+        return found
+
+    @contextmanager
+    def bench(self, version: Version, *, again: bool = False) -> Iterator[Bench]:
+        """A place to measure configurations of `version`; every service it started is gone on exit."""
+        with ExitStack() as stack:
+            yield Bench(self, version, again, stack)
+
+    def configurations(self, version: Version, request: ProfileRequest) -> list[Configuration]:
+        """The configurations a request means. Raises NotFound (no such artifact), Unsupported (runtime)."""
+        servable = self.hub.artifacts.list(ModelRef(version.model, version.number), servable_only=True)
+        artifacts = [a for a in servable if not request.targets or a.target in request.targets]
+        missing = [str(t) for t in request.targets if t not in {a.target for a in servable}]
+        if missing:
+            raise NotFound(
+                f"{version.ref} has no servable artifact {missing[0]}",
+                hint=f"yard convert {version.ref} --to {missing[0]}",
+            )
+        threads = request.threads or (self.cores,)
+        cells = [
+            Configuration(
+                artifact=artifact.id,
+                target=artifact.target,
+                runtime=runtime,
+                precision=artifact.precision,
+                threads=count,
+                replicas=request.replicas,
+                batching=Batching(max_batch, request.max_delay_us if max_batch > 1 else 0),
+            )
+            for artifact in artifacts
+            for runtime in self.runtimes_for(artifact, request.runtimes)
+            for count, max_batch in itertools.product(threads, request.max_batches)
+        ]
+        if not cells:
+            raise Unsupported(
+                f"no artifact of {version.ref} runs on {', '.join(request.runtimes)}", hint="yard doctor lists runtimes"
+            )
+        return cells
+
+    def runtimes_for(self, artifact: Artifact, wanted: Sequence[str] = ()) -> list[str]:
+        """Installed runtimes for an artifact: those wanted, or its preferred one."""
+        for name in wanted:
+            self.runtimes.get(name)
+        able = [r.name for r in self.runtimes.for_format(artifact.target.format) if r.availability().available]
+        return [name for name in able if name in wanted] if wanted else able[:1]
+
+    def known(self, version: Version, configuration: Configuration, work: Workload) -> Measurement | None:
+        """The latest believable measurement of this cell on this node."""
+        query = MeasurementQuery(
+            model=version.model,
+            version=version.number,
+            configuration=configuration,
+            workload=work,
+            fingerprint=fingerprint().id,
+        )
+        found = [m for m in self.hub.measurements.find(query) if m.verdict.validity is not Validity.INVALID]
+        return found[0] if found else None
+
+    def curves(
+        self, version: Version, artifacts: Sequence[Artifact], listener: Listener
+    ) -> dict[tuple[str, str], tuple[CurvePoint, ...]]:
+        """The in-process batch-latency curve of every artifact on every runtime that takes it."""
+        rows = self.rows.model_rows(version)
+        batched = version.definition.signature.batched
+        found: dict[tuple[str, str], tuple[CurvePoint, ...]] = {}
+        for k, artifact in enumerate(artifacts):
+            for runtime in self.runtimes_for(artifact):
+                listener(Progress(Step.PROFILE, f"{artifact.target} in-process", k / len(artifacts)))
+                curve = measure_curve(
+                    self.hub.artifacts.checkout(artifact),
+                    runtime,
+                    rows,
+                    threads=thread_choices(self.cores),
+                    batches=MAX_BATCHES if batched else (1,),
+                )
+                if curve.error:
+                    listener(Progress(Step.PROFILE, f"{artifact.target} on {runtime} left out: {curve.error}"))
+                else:
+                    found[artifact.id, runtime] = curve.points
+        return found
+
+
+@dataclass
+class Bench:
+    """Temporary services of one version, started when first needed and kept while the bench lives.
+
+    Configurations measured together are measured block by block in turns, so that a disturbance hits all alike.
+    """
+
+    profiling: Profiling
+    version: Version
+    again: bool
+    stack: ExitStack
+    services: dict[Configuration, MeasuredService] = field(default_factory=dict)
+
+    def measure(
+        self, configurations: Sequence[Configuration], work: Workload, purpose: str, report: Report
+    ) -> list[Measurement]:
+        """Measure every configuration under `work`, in the given order; what this node measured before is reused.
+
+        A configuration that does not start is left out, and reported, unless it is the only one: then BackendFailed.
+        """
+        found = {} if self.again else self._known(configurations, work)
+        if found:
+            report(f"{len(found)} of {len(configurations)} measured before, reused")
+        fresh: list[MeasuredService] = []
+        for configuration in configurations:
+            if configuration in found:
+                continue
+            try:
+                fresh.append(self._service(configuration, report))
+            except BackendFailed as error:  # one broken configuration must not end the others
+                if len(configurations) == 1:
+                    raise
+                report(f"{configuration.label} left out: {error}")
+        if fresh:
+            rows = self.profiling.rows.rows(self.version)
+            payloads = payloads_of(rows, work, self.profiling.rows.outer_signature(self.version).batched)
+            cells = self.profiling.profiler.measure_interleaved(
+                fresh, work, payloads, purpose=purpose, progress=lambda p: report(f"{p.stage} {p.done}/{p.total}")
+            )
+            for cell in cells:
+                recorded = self.profiling.hub.measurements.record(cell.measurement, cell.samples)
+                found[recorded.configuration] = recorded
+                shutil.rmtree(cell.samples.parent, ignore_errors=True)
+        return [found[c] for c in configurations if c in found]
+
+    def _known(self, configurations: Sequence[Configuration], work: Workload) -> dict[Configuration, Measurement]:
+        known = {c: self.profiling.known(self.version, c, work) for c in configurations}
+        return {c: m for c, m in known.items() if m is not None}
+
+    def _service(self, configuration: Configuration, report: Report) -> MeasuredService:
+        if configuration not in self.services:
+            report(f"starting {configuration.label}")
+            name = f"{self.version.model}-profile-{uuid.uuid4().hex[:8]}"
+            deployer = self.profiling.deployer
+            started = time.monotonic()
+            endpoint = self.stack.enter_context(deployer.temporary(self.version, configuration, name))
+            self.services[configuration] = MeasuredService(
+                endpoint,
+                self.version.model,
+                self.version.number,
+                configuration,
+                lambda: [r.pid for r in deployer.engine.replicas(name) if r.pid],
+                round(time.monotonic() - started, 3),
+            )
+        return self.services[configuration]
+
+
+def payloads_of(rows: Tensors, work: Workload, batched: bool) -> list[dict[str, Tensor]]:
+    """The requests a measurement cycles through. Raises InvalidInput for a batch of a model without a batch."""
+    if batched:
+        return batch_payloads(rows, work.batch, PAYLOADS, work.seed)
+    if work.batch != 1:
+        raise InvalidInput(f"this model takes no batches, so not {work.batch} rows", hint="leave out --batch")
+    return [dict(rows)]
+
+
+def reporter(listener: Listener, label: str, fraction: float | None = None, step: Step = Step.PROFILE) -> Report:
+    """A report function that puts `label` before each message."""
+    return lambda message: listener(Progress(step, f"{label}: {message}", fraction))
+
+
+def workload(request: ProfileRequest, batch: int) -> Workload:
+    """The workload of a profile request for one request size. Raises InvalidInput."""
+    if request.rate_rps is not None and request.closed is not None:
+        raise InvalidInput("a workload is open (a rate) or closed (requests in flight), not both")
+    shape = Workload(
+        Arrival.CLOSED,
+        concurrency=request.closed or 8,
+        batch=batch,
+        blocks=request.blocks,
+        requests=request.requests,
+        duration_s=request.duration_s,
+        protocol=request.protocol,
+        seed=request.seed,
+    )
+    if request.rate_rps is None:
+        return shape
+    return replace(shape, arrival=request.arrival or Arrival.POISSON, rate_rps=request.rate_rps, concurrency=1)
