@@ -1,0 +1,59 @@
+# `make demo`: from nothing to a live service. `make test`: everything the tests need, then all of them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+FRAMEWORKS := torch,onnx,openvino,sklearn,images
+EVERYTHING := $(FRAMEWORKS),postgres,s3,dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test check check-fast format bench clean
+
+help:
+	@echo "make demo        set up, train a small model, publish it, leave it running"
+	@echo "make test        set up, run all tests"
+	@echo "make check       what must hold before a commit: format, lint, types, layers, tests"
+	@echo "make check-fast  the same without the tests"
+	@echo "make format      format the code"
+	@echo "make bench       the benchmarks of docs/benchmarks.md"
+	@echo "make clean       remove the virtual environment and everything generated"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Modelyard needs Python 3.11 or newer; found: $$($(PYTHON) --version 2>&1). Try: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# a stamp per set of packages, so that make knows what is there
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[$(FRAMEWORKS)]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[$(EVERYTHING)]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/digits/train.py
+	$(BIN)/yard publish examples/digits/model.yaml --html digits-report.html
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: check-fast test
+
+check-fast: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(VENV)/.installed-dev
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f digits-report.html examples/*/*.pt2 examples/*/*.npz examples/*/*.ubj examples/*/*.safetensors examples/*/*.skops examples/*/*.html
+	find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
