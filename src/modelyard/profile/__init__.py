@@ -6,6 +6,7 @@ from modelyard.profile.fingerprint import fingerprint
 from modelyard.profile.plan import WarmUpRule
 from modelyard.profile.price import Price
 from modelyard.profile.profiler import Profiler, Progress
+from modelyard.profile.report import ReportData, render_html
 from modelyard.profile.requests import batch_payloads
 from modelyard.profile.samples import Samples
 from modelyard.profile.verdicts import Rules
@@ -18,10 +19,12 @@ __all__ = [
     "Price",
     "Profiler",
     "Progress",
+    "ReportData",
     "Rules",
     "Samples",
     "WarmUpRule",
     "batch_payloads",
     "compare",
     "fingerprint",
+    "render_html",
 ]

@@ -38,11 +38,14 @@ class LoadClient:
         rule, workload = self._plan.warm_up, self._plan.workload
         alone = dataclasses.replace(workload, requests=1)
         first = await self._run(alone, -1)
-        brief = dataclasses.replace(workload, requests=rule.block_requests, duration_s=rule.block_s)
+        # At a low rate half a second may hold no request at all: a block has at least ten.
+        block_s = max(rule.block_s, 10 / workload.rate_rps) if workload.rate_rps else rule.block_s
+        brief = dataclasses.replace(workload, requests=rule.block_requests, duration_s=block_s)
         p50s: list[float] = []
         ends = time.monotonic() + rule.max_s
         while len(p50s) < rule.max_blocks and not settled(p50s, rule.tolerance):
-            samples = await self._run(brief, -2 - len(p50s))
+            # The same schedule and payloads each time: what changes from block to block is then warmth, not chance.
+            samples = await self._run(brief, -2)
             p50s.append(percentile(samples.latencies_ms(workload.timeout_s), 0.5))
             if time.monotonic() > ends:
                 break

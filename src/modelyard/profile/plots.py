@@ -1,0 +1,259 @@
+"""The report's plots as inline SVG that follows the page's light or dark theme.
+
+Drawn with matplotlib's object interface (no pyplot, so no global state), imported only when a report is made. Ink, grid
+and series colours are written as placeholders and replaced by CSS variables of the page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.domain.measurement import Interval, Measurement, Validity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _GRID, _BAD = "#010101", "#020202", "#030303"
+_SERIES: Final = tuple(f"#0404{n:02x}" for n in range(1, 7))
+_VARIABLES: Final = {
+    _INK: "var(--ink-2)",
+    _GRID: "var(--grid)",
+    _BAD: "var(--bad)",
+    **{colour: f"var(--s{n})" for n, colour in enumerate(_SERIES, 1)},
+}
+STAGES: Final = ("queue", "batch_wait", "pre", "infer", "post", "encode")
+MOST_BARS: Final = 16
+"""Bars shown in one plot; the table has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """An inline SVG with its title and a sentence for those who cannot see it."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Latencies (ms) of one configuration, block by block, for the distribution plot."""
+
+    label: str
+    blocks: tuple[NDArray[np.float64], ...]
+
+
+def throughput_against_p99(
+    measurements: Sequence[Measurement], numbers: Mapping[str, int], chosen: str | None, slo_ms: float | None
+) -> Plot | None:
+    """One point per measurement that has a p99, with both intervals; the number is the row of the table."""
+    points = [(m, m.indicators.p99_ms) for m in measurements if m.indicators.p99_ms is not None]
+    if not points:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.set_yscale("log")
+        for m, p99 in points:
+            x = m.indicators.throughput_rps
+            colour, marker, filled = _style(m, chosen)
+            axes.errorbar(
+                x.value,
+                p99.value,
+                xerr=_arms(x),
+                yerr=_arms(p99),
+                fmt=marker,
+                ms=11 if m.id == chosen else 7,
+                color=colour,
+                mfc=colour if filled else "none",
+                capsize=2,
+                lw=1,
+            )
+            axes.annotate(str(numbers[m.id]), (x.value, p99.value), (6, 5), textcoords="offset points", color=_INK)
+        if slo_ms:
+            axes.axhline(slo_ms, color=_BAD, ls="--", lw=1)
+            axes.annotate(
+                f"SLO {slo_ms:g} ms", (0.995, slo_ms), (0, 3), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="right", color=_BAD,
+            )  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.set_xlabel("throughput, requests/s")
+        axes.set_ylabel("p99, ms (log)")
+        _finish(axes)
+
+    caption = "Star: chosen. Circle: valid or provisional. Cross: invalid or saturated. Bars: 95 % intervals."
+    return Plot("Throughput against p99", caption, render(draw, "plot-scatter"))
+
+
+def latency_distribution(curves: Sequence[Curve], slo_ms: float | None) -> Plot | None:
+    """Cumulative distribution of latency, log x; the band spans the blocks."""
+    if not curves:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        shares = np.concatenate([np.linspace(0.002, 0.98, 200), np.linspace(0.981, 0.9995, 60)])
+        for n, curve in enumerate(curves):
+            colour = _SERIES[n % len(_SERIES)]
+            per_block = np.array([np.quantile(block, shares) for block in curve.blocks])
+            axes.fill_betweenx(shares, per_block.min(axis=0), per_block.max(axis=0), color=colour, alpha=0.2, lw=0)
+            axes.plot(
+                np.quantile(np.concatenate(curve.blocks), shares), shares, color=colour, lw=1.8, label=curve.label
+            )
+        axes.axhline(0.99, color=_GRID, lw=1)
+        axes.annotate(
+            "p99", (0.005, 0.99), (0, -11), xycoords=("axes fraction", "data"), textcoords="offset points", color=_INK
+        )
+        if slo_ms:
+            axes.axvline(slo_ms, color=_BAD, ls="--", lw=1)
+        axes.set_ylim(0, 1.01)
+        axes.set_xlabel("latency from the scheduled send time, ms (log)")
+        axes.set_ylabel("share of requests")
+        _plain_ticks(axes)
+        _finish(axes, legend=True)
+
+    caption = "The line is all requests together, the band spans the blocks. Dashed: the SLO."
+    return Plot("Latency distribution", caption, render(draw, "plot-cdf"))
+
+
+def stage_split(measurements: Sequence[Measurement], numbers: Mapping[str, int]) -> Plot | None:
+    """Mean milliseconds a request spends in each stage of the server, stacked."""
+    rows = [(m, m.indicators.stages) for m in measurements if m.indicators.stages is not None][:MOST_BARS]
+    if not rows:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        places = np.arange(len(rows))
+        left = np.zeros(len(rows))
+        for n, stage in enumerate(STAGES):
+            values = np.array([getattr(stages, f"{stage}_ms") for _, stages in rows])
+            axes.barh(places, values, 0.62, left=left, color=_SERIES[n], label=stage.replace("_", " "))
+            left += values
+        _name_bars(axes, [m for m, _ in rows], numbers)
+        axes.set_xlabel("mean ms per request in the server")
+        _finish(axes, legend=True)
+
+    caption = "What lies between this and the client's latency is network, kernel and the client's own work."
+    return Plot("Where the time goes", caption, render(draw, "plot-stages", height=_bar_height(len(rows)) + 0.5))
+
+
+def memory_and_utilisation(measurements: Sequence[Measurement], numbers: Mapping[str, int]) -> Plot | None:
+    """Peak resident memory and mean busy cores of each measurement."""
+    rows = list(measurements)[:MOST_BARS]
+    if not rows:
+        return None
+
+    def draw(figure: Figure) -> None:
+        memory, cores = figure.subplots(1, 2, sharey=True)
+        places = np.arange(len(rows))
+        for axes, values, colour, label in (
+            (memory, [m.indicators.memory_rss_bytes / 2**20 for m in rows], _SERIES[0], "memory (RSS, peak), MiB"),
+            (cores, [m.indicators.cpu_cores for m in rows], _SERIES[1], "CPU cores kept busy, mean"),
+        ):
+            bars = axes.barh(places, values, 0.62, color=colour)
+            axes.bar_label(bars, fmt="%.3g", padding=3, color=_INK)
+            axes.margins(x=0.18)
+            axes.set_xlabel(label)
+            _finish(axes)
+        _name_bars(memory, rows, numbers)
+
+    caption = "Both of the service's process tree, while load ran."
+    return Plot("Memory and utilisation", caption, render(draw, "plot-usage", height=_bar_height(len(rows))))
+
+
+def render(draw: Callable[[Figure], None], prefix: str, *, width: float = 7.2, height: float = 3.8) -> str:
+    """Draw into a figure and return themable inline SVG; `prefix` keeps its ids apart from other plots of the page."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    settings: dict[Any, Any] = {  # matplotlib types its keys as one closed literal
+        "svg.fonttype": "none",
+        "svg.hashsalt": prefix,
+        "font.size": 10,
+        "font.family": "sans-serif",
+        "text.color": _INK,
+        "axes.edgecolor": _GRID,
+        "axes.labelcolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "xtick.minor.visible": False,
+        "grid.color": _GRID,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+    }
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _themable(out.getvalue(), prefix)
+
+
+def _themable(svg: str, prefix: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
+    svg = (
+        svg.replace('id="', f'id="{prefix}-')
+        .replace("url(#", f"url(#{prefix}-")
+        .replace('href="#', f'href="#{prefix}-')
+    )
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
+    # Text matplotlib leaves at its default black has no fill of its own.
+    return re.sub(r"font: ([^;\"]*?)'?DejaVu Sans'?[^;\"]*", r"font: \1var(--font)", svg)
+
+
+def _style(m: Measurement, chosen: str | None) -> tuple[str, str, bool]:
+    if m.verdict.validity is Validity.INVALID or m.verdict.saturated:
+        return _BAD, "x", True
+    if m.id == chosen:
+        return _SERIES[1], "*", True
+    return _SERIES[0], "o", m.verdict.validity is Validity.VALID
+
+
+def _arms(interval: Interval) -> list[list[float]] | None:
+    if interval.low is None or interval.high is None:
+        return None
+    return [[max(0.0, interval.value - interval.low)], [max(0.0, interval.high - interval.value)]]
+
+
+def _name_bars(axes: Axes, rows: Sequence[Measurement], numbers: Mapping[str, int]) -> None:
+    axes.set_yticks(range(len(rows)), [f"{numbers[m.id]}  {m.configuration.label}" for m in rows])
+    axes.tick_params(axis="y", length=0)
+    if not axes.yaxis_inverted():
+        axes.invert_yaxis()
+
+
+def _bar_height(bars: int) -> float:
+    return 1.1 + 0.34 * bars
+
+
+def _plain_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _finish(axes: Axes, *, legend: bool = False) -> None:
+    axes.grid(visible=True, lw=0.6, alpha=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if legend:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, labelcolor=_INK, handlelength=1.2)
