@@ -134,6 +134,7 @@ class FailureClass(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
     TIMED_OUT = "timed-out"
     CRASHED = "crashed"
+    UNSUPPORTED_DEVICE = "unsupported-device"
     CONVERTER_ERROR = "converter-error"
 
 

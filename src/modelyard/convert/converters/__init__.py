@@ -1,0 +1,1 @@
+"""Built-in converters, one file per family of sources. Frameworks are imported inside `convert` only."""
