@@ -39,10 +39,15 @@ class Difference:
             return f"no difference shown {'in ' if rate else ''}{noun} [{self.low - 1:+.1%}, {self.high - 1:+.1%}]"
         more, less = ("more", "less") if rate else ("slower", "faster")
         word = more if self.ratio > 1 else less
-        bounds = sorted((abs(self.low - 1), abs(self.high - 1)))
-        return (
-            f"{b} {'has' if rate else 'is'} {abs(self.ratio - 1):.1%} {word} {noun} [{bounds[0]:.1%}, {bounds[1]:.1%}]"
-        )
+        nearer, farther = sorted((self.low, self.high), key=lambda bound: abs(math.log(bound)))
+        size, least, most = (self._size(value) for value in (self.ratio, nearer, farther))
+        return f"{b} {'has' if rate else 'is'} {size} {word} {noun} [{least}, {most}]"
+
+    def _size(self, value: float) -> str:
+        """In per cent of A; as a factor where the ratio is beyond two, where per cents mislead."""
+        if 0.5 <= self.ratio <= 2:
+            return f"{abs(value - 1):.1%}"
+        return f"{max(value, 1 / value):.3g}x"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +54,22 @@ class Curve:
 def throughput_against_p99(
     measurements: Sequence[Measurement], numbers: Mapping[str, int], chosen: str | None, slo_ms: float | None
 ) -> Plot | None:
-    """One point per measurement that has a p99, with both intervals; the number is the row of the table."""
+    """One point per measurement that has a p99, with both intervals; the number is the row of the table.
+
+    Under one offered rate all throughputs are that rate; then the cost takes the place of the throughput.
+    """
     points = [(m, m.indicators.p99_ms) for m in measurements if m.indicators.p99_ms is not None]
     if not points:
         return None
+
+    rates = [m.indicators.throughput_rps.value for m, _ in points]
+    by_cost = len(points) > 1 and max(rates) < 1.25 * min(rates)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.set_yscale("log")
         for m, p99 in points:
-            x = m.indicators.throughput_rps
+            x = Interval(m.indicators.cost_per_million) if by_cost else m.indicators.throughput_rps
             colour, marker, filled = _style(m, chosen)
             axes.errorbar(
                 x.value,
@@ -84,13 +90,16 @@ def throughput_against_p99(
                 f"SLO {slo_ms:g} ms", (0.995, slo_ms), (0, 3), xycoords=("axes fraction", "data"),
                 textcoords="offset points", ha="right", color=_BAD,
             )  # fmt: skip
+        axes.margins(x=0.08, y=0.12)
         axes.set_xlim(left=0)
-        axes.set_xlabel("throughput, requests/s")
+        axes.set_xlabel("cost per 1M requests" if by_cost else "throughput, requests/s")
         axes.set_ylabel("p99, ms (log)")
+        _plain_ticks(axes, "y")
         _finish(axes)
 
     caption = "Star: chosen. Circle: valid or provisional. Cross: invalid or saturated. Bars: 95 % intervals."
-    return Plot("Throughput against p99", caption, render(draw, "plot-scatter"))
+    title = f"Cost against p99 (all at about {rates[0]:.3g} requests/s)" if by_cost else "Throughput against p99"
+    return Plot(title, caption, render(draw, "plot-scatter"))
 
 
 def latency_distribution(curves: Sequence[Curve], slo_ms: float | None) -> Plot | None:
@@ -101,7 +110,7 @@ def latency_distribution(curves: Sequence[Curve], slo_ms: float | None) -> Plot 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        shares = np.concatenate([np.linspace(0.002, 0.98, 200), np.linspace(0.981, 0.9995, 60)])
+        shares = np.concatenate([np.linspace(0.01, 0.98, 200), np.linspace(0.981, 0.9995, 60)])
         for n, curve in enumerate(curves):
             colour = _SERIES[n % len(_SERIES)]
             per_block = np.array([np.quantile(block, shares) for block in curve.blocks])
@@ -118,8 +127,8 @@ def latency_distribution(curves: Sequence[Curve], slo_ms: float | None) -> Plot 
         axes.set_ylim(0, 1.01)
         axes.set_xlabel("latency from the scheduled send time, ms (log)")
         axes.set_ylabel("share of requests")
-        _plain_ticks(axes)
-        _finish(axes, legend=True)
+        _plain_ticks(axes, "x")
+        _finish(axes, legend=2)
 
     caption = "The line is all requests together, the band spans the blocks. Dashed: the SLO."
     return Plot("Latency distribution", caption, render(draw, "plot-cdf"))
@@ -141,7 +150,7 @@ def stage_split(measurements: Sequence[Measurement], numbers: Mapping[str, int])
             left += values
         _name_bars(axes, [m for m, _ in rows], numbers)
         axes.set_xlabel("mean ms per request in the server")
-        _finish(axes, legend=True)
+        _finish(axes, legend=6)
 
     caption = "What lies between this and the client's latency is network, kernel and the client's own work."
     return Plot("Where the time goes", caption, render(draw, "plot-stages", height=_bar_height(len(rows)) + 0.5))
@@ -161,7 +170,8 @@ def memory_and_utilisation(measurements: Sequence[Measurement], numbers: Mapping
             (cores, [m.indicators.cpu_cores for m in rows], _SERIES[1], "CPU cores kept busy, mean"),
         ):
             bars = axes.barh(places, values, 0.62, color=colour)
-            axes.bar_label(bars, fmt="%.3g", padding=3, color=_INK)
+            texts = [f"{value:,.0f}" if value >= 100 else f"{value:.2g}" for value in values]
+            axes.bar_label(bars, texts, padding=3, color=_INK)
             axes.margins(x=0.18)
             axes.set_xlabel(label)
             _finish(axes)
@@ -243,17 +253,24 @@ def _bar_height(bars: int) -> float:
     return 1.1 + 0.34 * bars
 
 
-def _plain_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
+def _plain_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Ticks of a log axis as plain numbers; fewer within a decade where there are many decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1, 3) if decades < 3.5 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def _finish(axes: Axes, *, legend: bool = False) -> None:
+def _finish(axes: Axes, *, legend: int = 0) -> None:
+    """Grid, spines, and a legend of `legend` columns above the axes."""
     axes.grid(visible=True, lw=0.6, alpha=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if legend:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, labelcolor=_INK, handlelength=1.2)
+        # Outside the axes, so that the layout makes room for it and long bar names do not push it off the page.
+        axes.figure.legend(loc="outside upper center", ncols=legend, labelcolor=_INK, handlelength=1.2)
