@@ -48,6 +48,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML folds the line breaks of YAML 1.1 (NEL, LS, PS) and blanks at line ends; escapes keep them.
+    plain = all(c.isprintable() or c == "\n" for c in text) and " \n" not in text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
 for _name, _pattern, _first in _CORE:
     _regexp = re.compile(rf"^{_pattern}$")
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _regexp, _first)
