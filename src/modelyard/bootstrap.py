@@ -82,7 +82,9 @@ class Yard:
             settings.price_per_core_hour, settings.price_currency, settings.price_source, settings.price_as_of
         )
         profiler = Profiler(settings.work_dir / "profile", price)
-        self._profiling = Profiling(self.hub, self.runtimes, self._deployer, self._rows, profiler)
+        self._profiling = Profiling(
+            self.hub, self.runtimes, self._deployer, self._rows, profiler, settings.work_dir / "curves"
+        )
         self._reporting = Reporting(self.hub)
         self._publisher = Publisher(
             self.hub,

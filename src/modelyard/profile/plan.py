@@ -12,7 +12,7 @@ class WarmUpRule(msgspec.Struct, frozen=True):
 
     tolerance: float = 0.05
     max_blocks: int = 10
-    max_s: float = 10.0
+    max_s: float = 5.0
     block_requests: int = 200
     block_s: float = 0.5
 

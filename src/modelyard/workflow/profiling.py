@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeAlias
+
+import msgspec
 
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Batching, Configuration
@@ -21,7 +25,7 @@ from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.hub import Hub, MeasurementQuery
 from modelyard.profile import MeasuredService, Profiler, batch_payloads, fingerprint
-from modelyard.profile.curve import CurvePoint, measure_curve
+from modelyard.profile.curve import Curve, CurvePoint, measure_curve
 from modelyard.runtimes import Runtimes
 from modelyard.workflow.deploying import Deployer
 from modelyard.workflow.planning import MAX_BATCHES, thread_choices
@@ -43,6 +47,7 @@ class Profiling:
     deployer: Deployer
     rows: Rows
     profiler: Profiler
+    curve_dir: Path
     cores: int = os.cpu_count() or 1
 
     def profile(self, ref: str, request: ProfileRequest, listener: Listener) -> list[Measurement]:
@@ -119,24 +124,35 @@ class Profiling:
         self, version: Version, artifacts: Sequence[Artifact], listener: Listener
     ) -> dict[tuple[str, str], tuple[CurvePoint, ...]]:
         """The in-process batch-latency curve of every artifact on every runtime that takes it."""
-        rows = self.rows.model_rows(version)
-        batched = version.definition.signature.batched
         found: dict[tuple[str, str], tuple[CurvePoint, ...]] = {}
         for k, artifact in enumerate(artifacts):
             for runtime in self.runtimes_for(artifact):
-                listener(Progress(Step.PROFILE, f"{artifact.target} in-process", k / len(artifacts)))
-                curve = measure_curve(
-                    self.hub.artifacts.checkout(artifact),
-                    runtime,
-                    rows,
-                    threads=thread_choices(self.cores),
-                    batches=MAX_BATCHES if batched else (1,),
+                curve = self._curve(
+                    version, artifact, runtime, reporter(listener, str(artifact.target), k / len(artifacts))
                 )
                 if curve.error:
                     listener(Progress(Step.PROFILE, f"{artifact.target} on {runtime} left out: {curve.error}"))
                 else:
                     found[artifact.id, runtime] = curve.points
         return found
+
+    def _curve(self, version: Version, artifact: Artifact, runtime: str, report: Report) -> Curve:
+        """Measured once on this node and kept, so that a repeated publish plans the same configurations."""
+        threads = thread_choices(self.cores)
+        batches = MAX_BATCHES if version.definition.signature.batched else (1,)
+        identity = f"{artifact.id} {runtime} {threads} {batches} {fingerprint().id}"
+        kept = self.curve_dir / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
+        with suppress(FileNotFoundError, msgspec.MsgspecError):
+            return msgspec.json.decode(kept.read_bytes(), type=Curve)
+        report(f"in-process on {runtime}")
+        local, rows = self.hub.artifacts.checkout(artifact), self.rows.model_rows(version)
+        curve = measure_curve(local, runtime, rows, threads=threads, batches=batches, point_budget_s=0.12)
+        if not curve.error:
+            self.curve_dir.mkdir(parents=True, exist_ok=True)
+            part = kept.with_suffix(f".{os.getpid()}")
+            part.write_bytes(msgspec.json.encode(curve))
+            part.replace(kept)
+        return curve
 
 
 @dataclass

@@ -5,8 +5,9 @@ What was done before is reused, step by step.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.hub import Hub
+from modelyard.profile.curve import CurvePoint
 from modelyard.workflow.choosing import choose, confirmed, is_naive, meets, trustworthy
 from modelyard.workflow.converting import Converting
 from modelyard.workflow.deploying import CHOSEN, Deployer
@@ -47,9 +49,11 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(contenders=2, capacity_blocks=2, capacity_s=0.5, p99_requests=100, confirm_requests=100),
-    "normal": Effort(contenders=4, capacity_blocks=3, capacity_s=0.7, p99_requests=200, confirm_requests=400),
+    "normal": Effort(contenders=3, capacity_blocks=3, capacity_s=0.5, p99_requests=150, confirm_requests=300),
     "thorough": Effort(contenders=8, capacity_blocks=5, capacity_s=2.0, p99_requests=1000, confirm_requests=1000),
 }
+CONCURRENCY = 16
+"""Requests in flight when capacity is measured."""
 CONFIRMATIONS = 3
 """How many of the best are re-measured with fresh seeds before publish says that none meets the SLO."""
 
@@ -121,9 +125,11 @@ class Publisher:
     ) -> Choice:
         servable = [a for a in artifacts if a.standing.servable]
         source = next(a for a in servable if a.standing is Standing.SOURCE)
-        cells = self._cells(version, servable, source, slo, effort, listener)
+        curves = self.profiling.curves(version, servable, listener)
+        cells = self._cells(curves, servable, source, slo, effort, listener)
+        slowest = max((min(p.wall_s for p in points) for points in curves.values()), default=0.0)
         with self.profiling.bench(version) as bench:
-            work = closed(effort)
+            work = closed(effort, slowest)
             capacities = bench.measure(cells, work, "publish", reporter(listener, work.label))
             if not capacities:
                 raise BackendFailed(
@@ -136,11 +142,12 @@ class Publisher:
             able = self._able(capacities, rate, source.id, listener)
             work = open_loop(rate, effort.p99_requests, 0)
             measured = bench.measure(able, work, "publish", reporter(listener, work.label))
-            return self._confirm(bench, Slo(slo.p99_ms, rate), measured, source.id, effort, listener)
+            choice = self._confirm(bench, Slo(slo.p99_ms, rate), measured, source.id, effort, listener)
+            return replace(choice, considered=(*capacities, *choice.considered))
 
     def _cells(
         self,
-        version: Version,
+        curves: Mapping[tuple[str, str], Sequence[CurvePoint]],
         servable: Sequence[Artifact],
         source: Artifact,
         slo: Slo | None,
@@ -148,7 +155,6 @@ class Publisher:
         listener: Listener,
     ) -> list[Configuration]:
         """The naive configuration first, then the contenders."""
-        curves = self.profiling.curves(version, servable, listener)
         ranked = candidates(curves, {a.id: a for a in servable}, cores=self.profiling.cores, slo=slo)
         runtimes = self.profiling.runtimes_for(source)
         baseline = [naive(source, runtimes[0], self.profiling.cores)] if runtimes else []
@@ -211,10 +217,16 @@ class Publisher:
             seconds[str(step)] = round(self.clock() - started, 2)
 
 
-def closed(effort: Effort) -> Workload:
-    """The workload that finds capacity."""
+def closed(effort: Effort, slowest_s: float) -> Workload:
+    """The workload that finds capacity: blocks long enough for three rounds of the slowest, in powers of two."""
+    rounds = 3 * CONCURRENCY * slowest_s / effort.capacity_s
+    duration = effort.capacity_s * 2 ** max(0, math.ceil(math.log2(rounds)) if rounds > 0 else 0)
     return Workload(
-        Arrival.CLOSED, concurrency=16, blocks=effort.capacity_blocks, requests=100_000, duration_s=effort.capacity_s
+        Arrival.CLOSED,
+        concurrency=CONCURRENCY,
+        blocks=effort.capacity_blocks,
+        requests=100_000,
+        duration_s=duration,
     )
 
 
