@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from modelyard.domain.errors import InvalidInput, Rejected
 
-_HINT: Final = "if you trust the author, allow code: `trusted: true` in the manifest's source"
+_HINT: Final = "if you trust the author, allow code: `trust: true` in the manifest's source"
 _PLAIN: Final = re.compile(
     r"archive_format|archive_version|version|byteorder|\.data/.*|\.format_version|\.storage_alignment|extra/.*|"
     r"data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/\w+_config\.json|models/[\w.-]+\.json|"

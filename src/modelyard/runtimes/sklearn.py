@@ -33,7 +33,7 @@ NAME: Final = "sklearn"
 _HINT: Final = "save the estimator with skops.io.dump(estimator, 'model.skops')"
 _PICKLES: Final = (".joblib", ".pkl", ".pickle")
 _TRUST_HINT: Final = (
-    "if you trust the author, allow code: `trusted: true` in the manifest's source; or save it with skops"
+    "if you trust the author, allow code: `trust: true` in the manifest's source; or save it with skops"
 )
 
 
@@ -96,7 +96,7 @@ def load_estimator(artifact: LocalArtifact) -> Any:
         if unknown and not artifact.trusted:
             raise Rejected(
                 f"'{artifact.entry}' contains types that are not known to be safe: {', '.join(unknown[:5])}",
-                hint="if you trust the author, allow code: `trusted: true` in the manifest's source",
+                hint="if you trust the author, allow code: `trust: true` in the manifest's source",
             )
         return skops.io.load(path, trusted=listed)
 

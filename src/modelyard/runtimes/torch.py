@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -84,9 +85,7 @@ def load_module(artifact: LocalArtifact, device: str = "cpu") -> Any:
         if artifact.target.format == PYTORCH_EXPORTED:
             return _exported_module(load_exported(artifact), device)
         if artifact.target.format == TORCHSCRIPT:
-            import torch
-
-            return torch.jit.load(path, map_location=device).eval()
+            return _scripted_module(path, device)
         module = build_from_factory(artifact)
         load_state(module, path)
         return module.to(device).eval()
@@ -177,6 +176,14 @@ class _FlatCall:
 
         args, kwargs = _pytree.tree_unflatten(list(tensors), self._spec)
         return self._module(*args, **kwargs)
+
+
+def _scripted_module(path: Path, device: str) -> Any:
+    import torch
+
+    with warnings.catch_warnings():  # the user need not be told that torch would like another format
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(path, map_location=device).eval()
 
 
 def _exported_module(program: Any, device: str) -> Any:
