@@ -54,7 +54,8 @@ def main() -> None:
     model.fit(rows[train], answers[train])
     accuracy = float((model.predict(rows[test]) == answers[test]).mean())
     skops.io.dump(model, HERE / "progression.skops")
-    np.savez(HERE / "holdout.npz", **{name: values[name][test] for name in COLUMNS}, progression=answers[test])
+    columns_of_test = {name: values[name][test].reshape(-1, 1) for name in COLUMNS}
+    np.savez(HERE / "holdout.npz", **columns_of_test, progression=answers[test])
     print(f"progression.skops: accuracy {accuracy:.4f} on the {len(test)} held-out patients of holdout.npz")
 
 
