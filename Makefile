@@ -6,7 +6,7 @@ FRAMEWORKS := torch,onnx,openvino,sklearn,images
 EVERYTHING := $(FRAMEWORKS),postgres,s3,dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check check-fast format bench clean
+.PHONY: help demo test check check-fast format docs bench clean
 
 help:
 	@echo "make demo        set up, train a small model, publish it, leave it running"
@@ -14,6 +14,7 @@ help:
 	@echo "make check       what must hold before a commit: format, lint, types, layers, tests"
 	@echo "make check-fast  the same without the tests"
 	@echo "make format      format the code"
+	@echo "make docs        write the reference part of docs/cli.md from the commands"
 	@echo "make bench       the benchmarks of docs/benchmarks.md"
 	@echo "make clean       remove the virtual environment and everything generated"
 
@@ -49,6 +50,9 @@ check-fast: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m modelyard.cli.reference docs/cli.md
 
 bench: $(VENV)/.installed-dev
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -59,7 +59,9 @@ def publish(
         publication = yard.publish(source, request, trust=trust, listener=listener)
     from modelyard.cli import render
 
-    session.output.emit("publication", publication, lambda: render.publication(publication))
+    session.output.emit(
+        "publication", publication, lambda: render.publication(publication, currency=session.settings().price_currency)
+    )
     return REJECTED if publication.choice.met is False else OK
 
 

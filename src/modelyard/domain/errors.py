@@ -24,7 +24,8 @@ class ModelyardError(Exception):
         return self.what if not self.why else f"{self.what}: {self.why}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.why, self.hint))
+        # the third element restores what a leaf adds (retry_after_s)
+        return (_rebuild, (type(self), self.what, self.why, self.hint), dict(self.__dict__))
 
 
 def _rebuild(kind: type[ModelyardError], what: str, why: str, hint: str) -> ModelyardError:
