@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
-HEAVY = set(
-    "torch onnx onnxruntime openvino sklearn skops xgboost lightgbm tensorflow jax numpy scipy matplotlib sqlalchemy "
-    "alembic fsspec grpc tritonclient uvloop rich jinja2".split()
-)
+# fmt: off
+HEAVY = {
+    "alembic", "fsspec", "grpc", "jax", "jinja2", "lightgbm", "matplotlib", "numpy", "onnx", "onnxruntime", "openvino",
+    "rich", "scipy", "sklearn", "skops", "sqlalchemy", "tensorflow", "torch", "tritonclient", "uvloop", "xgboost",
+}
+# fmt: on
 
 
 def loaded_by(code: str) -> set[str]:
