@@ -111,9 +111,16 @@ class InferenceClient:
     def _call(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[bytes, http.client.HTTPMessage]:
+        kept = self._connection.sock is not None
         try:
-            self._connection.request(method, self._prefix + path, body, headers or {})
-            response = self._connection.getresponse()
+            try:
+                response = self._exchange(method, path, body, headers)
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self.close()
+                if not kept:
+                    raise
+                # The service closed the idle connection, or its replica was replaced: inference may be sent again.
+                response = self._exchange(method, path, body, headers)
             content = response.read()
         except TimeoutError as error:
             self.close()
@@ -125,6 +132,12 @@ class InferenceClient:
         if response.status != http.client.OK:
             raise _error(response.status, content, response.headers)
         return content, response.headers
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None
+    ) -> http.client.HTTPResponse:
+        self._connection.request(method, self._prefix + path, body, headers or {})
+        return self._connection.getresponse()
 
 
 def infer(

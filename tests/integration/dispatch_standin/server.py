@@ -6,6 +6,7 @@ What it does is in the first model's artifact options, `behave`:
     wrong       gets ready but answers every inference with 500
     child       starts a child process that would live for an hour
     reluctant   does not end on SIGTERM
+`crash_if` names a file: while it exists every start crashes.
 and on order by HTTP: POST /exit (code 4), /hog (takes 400 MiB), /hang (heart stops), /log (writes 100 kB of lines).
 """
 
@@ -22,7 +23,8 @@ from pathlib import Path
 
 spec = json.loads(Path(sys.argv[sys.argv.index("--spec") + 1]).read_text())
 model = spec["models"][0]
-behave = model["artifact"]["options"].get("behave", "")
+options = model["artifact"]["options"]
+behave = options.get("behave", "")
 hung = threading.Event()
 hoard = []
 
@@ -77,7 +79,7 @@ def beat():
 
 
 print(f"stand-in {os.getpid()} version {model['version']}", file=sys.stderr, flush=True)
-if behave == "crash":
+if behave == "crash" or ("crash_if" in options and Path(options["crash_if"]).exists()):
     print("boom: the weights are missing", file=sys.stderr, flush=True)
     sys.exit(3)
 if behave == "never":

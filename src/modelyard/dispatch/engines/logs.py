@@ -77,14 +77,19 @@ def read_lines(path: Path, tail: int | None) -> tuple[list[str], int]:
 
 
 def follow_lines(
-    paths: dict[Path, tuple[str, int]], alive: Callable[[], bool], interval_s: float = 0.2
+    offsets: dict[Path, int],
+    logs: Callable[[], dict[Path, str]],
+    alive: Callable[[], bool],
+    interval_s: float = 0.2,
 ) -> Iterator[str]:
-    """New complete lines of several logs (path -> prefix, offset) as they come, until `alive` says no more."""
-    offsets = {path: offset for path, (_, offset) in paths.items()}
+    """New complete lines as they come, until `alive` says no more.
+
+    `logs` gives each log's prefix, and is asked again and again, as new ones may appear; `offsets`: where to go on.
+    """
     while True:
         going_on = alive()  # asked before reading, so that the last lines are not missed
-        for path, (prefix, _) in paths.items():
-            content, offsets[path] = _complete_lines(path, offsets[path])
+        for path, prefix in logs().items():
+            content, offsets[path] = _complete_lines(path, offsets.get(path, 0))
             for line in content:
                 yield prefix + line
         if not going_on:

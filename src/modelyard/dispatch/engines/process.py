@@ -124,13 +124,14 @@ class ProcessEngine:
         directory = self._directory(name)
         if not directory.path.is_dir():
             return False
-        drain_s = 0.0
-        plan = None
-        with contextlib.suppress(BackendFailed):  # damaged files must not keep anyone from stopping
+        plan = record = None
+        with contextlib.suppress(BackendFailed):  # a damaged file must not keep anyone from stopping
+            record = directory.record()
+        with contextlib.suppress(BackendFailed):
             plan = directory.plan()
-            if record := directory.record():
-                drain_s = plan.spec.drain_timeout_s if plan else 0.0
-                record.supervisor.signal(signal.SIGTERM)
+        if record:
+            record.supervisor.signal(signal.SIGTERM)
+        drain_s = plan.spec.drain_timeout_s if plan else 0.0
         self._clear(directory, plan, drain_s + _GRACE_S)
         return True
 
@@ -290,19 +291,19 @@ class ProcessEngine:
     def _read_logs(
         self, directory: ServiceDirectory, replica: int | None, follow: bool, tail: int | None
     ) -> Iterator[str]:
-        if replica is None:
-            wanted = [directory.log(None), *sorted(directory.path.glob("replica-*.log"))]
-        else:
-            wanted = [directory.log(replica)]
-        followed = {}
-        for path in wanted:
-            prefix = f"{path.stem} | " if replica is None else ""
-            lines, offset = logs.read_lines(path, tail)
-            followed[path] = (prefix, offset)
+        def wanted() -> dict[Path, str]:
+            if replica is not None:
+                return {directory.log(replica): ""}
+            paths = [directory.log(None), *sorted(directory.path.glob("replica-*.log"))]
+            return {path: f"{path.stem} | " for path in paths}
+
+        offsets = {}
+        for path, prefix in wanted().items():
+            lines, offsets[path] = logs.read_lines(path, tail)
             for line in lines:
                 yield prefix + line
         if follow:
-            yield from logs.follow_lines(followed, lambda: self._alive(directory))
+            yield from logs.follow_lines(offsets, wanted, lambda: self._alive(directory))
 
     def _alive(self, directory: ServiceDirectory) -> bool:
         record = directory.record()

@@ -149,6 +149,10 @@ class Supervisor:
                 logs.bound(self._directory.log(None), self._plan.policy.log_bytes)
                 if self._unpublished:
                     self.publish()
+                if not self._directory.plan_file.exists():  # then nobody could find, or stop, the service any more
+                    log.error("the service's directory was removed: ending it")
+                    self._forget = True
+                    self._stop.set()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def probe(endpoint: Endpoint) -> None:
