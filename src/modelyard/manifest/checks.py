@@ -159,13 +159,13 @@ class _Build:
             self.problems.add(("framework",), f"'{source.entry}' is {source.format}, which is {writes}, not {name}")
         return name, constraint
 
-    def _steps(
-        self, key: str, steps: list[dict[str, Any]], kinds: Mapping[str, type[StepOptions]]
-    ) -> tuple[StepSpec, ...]:
+    def _steps(self, key: str, steps: list[Any], kinds: Mapping[str, type[StepOptions]]) -> tuple[StepSpec, ...]:
         result = []
         for i, step in enumerate(steps):
-            kind = step.get("kind")
-            if kind is None:
+            kind = step.get("kind") if isinstance(step, dict) else None
+            if not isinstance(step, dict):
+                self.problems.add((key, i), f"expected a mapping of keys to values, got {describe(step)}")
+            elif kind is None:
                 self.problems.add((key, i), "a step needs a 'kind'" + nearest("", kinds))
             elif not isinstance(kind, str) or kind not in kinds:
                 self.problems.add((key, i, "kind"), f"unknown step {describe(kind)}{nearest(str(kind), kinds)}")

@@ -61,21 +61,26 @@ class DecodeImageStep(OneTensor):
             with pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
                 width, height = image.size
                 if width * height > self._options.max_pixels:  # told by the header, before anything is decoded
-                    raise InvalidInput(
-                        f"image {index} has {width} x {height} pixels",
-                        hint=f"send at most {self._options.max_pixels} pixels, or raise max_pixels in the manifest",
-                    )
+                    raise self._too_large(index, f"{width} x {height}")
                 return np.asarray(self._fit(image.convert(self._options.mode)), dtype=np.uint8).reshape(
                     *(self._options.size or (height, width)), _CHANNELS[self._options.mode]
                 )
         except InvalidInput:
             raise
-        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+        except pillow.DecompressionBombError as error:  # Pillow's own bound, about 179 million pixels
+            raise self._too_large(index, "far too many") from error
+        except (OSError, SyntaxError, ValueError) as error:
             raise InvalidInput(
                 f"image {index} cannot be decoded",
                 why=str(error).replace(f"{io.BytesIO.__name__}", "data").split(" <")[0],
                 hint=f"send one of {', '.join(_FORMATS)}",
             ) from error
+
+    def _too_large(self, index: int, pixels: str) -> InvalidInput:
+        return InvalidInput(
+            f"image {index} has {pixels} pixels",
+            hint=f"send at most {self._options.max_pixels} pixels, or raise max_pixels in the manifest",
+        )
 
     def _fit(self, image: Image) -> Image:
         options = self._options

@@ -174,8 +174,8 @@ class Manifest(_Model):
     source: SourceModel | None = None
     inputs: Annotated[list[TensorModel], Field(min_length=1)] | None = None
     outputs: Annotated[list[TensorModel], Field(min_length=1)] | None = None
-    preprocess: Annotated[list[dict[str, Any]], BeforeValidator(_steps)] | None = None
-    postprocess: Annotated[list[dict[str, Any]], BeforeValidator(_steps)] | None = None
+    preprocess: Annotated[list[Any], BeforeValidator(_steps)] | None = None
+    postprocess: Annotated[list[Any], BeforeValidator(_steps)] | None = None
     dataset: DatasetModel | None = None
     metrics: dict[Annotated[str, AfterValidator(_metric)], float] | None = None
     slo: Annotated[SloModel, BeforeValidator(_slo, json_schema_input_type=str | SloModel)] | None = None

@@ -99,7 +99,7 @@ class DecodeImage(StepOptions):
     size: Size | None = None
     fit: Literal["crop", "stretch"] = "stretch"
     resample: Resample = "bilinear"
-    max_pixels: Annotated[int, Field(ge=1, le=500_000_000)] = 40_000_000
+    max_pixels: Annotated[int, Field(ge=1, le=170_000_000)] = 40_000_000
 
 
 class Resize(StepOptions):

@@ -54,8 +54,8 @@ def _kept(array: NDArray[Any], result: NDArray[Any]) -> bool:
     limits = np.iinfo(result.dtype)
     low, high = array.min(), array.max()
     if array.dtype.kind == "f":
-        # high < max + 1 in float: the largest INT64 has no float of its own.
-        return bool(np.isfinite(low) and np.isfinite(high) and low > limits.min - 1.0 and high < limits.max + 1.0)
+        # Fractions are cut. The largest INT64 has no float of its own, hence `< max + 1`; the smallest has one.
+        return bool((low > limits.min - 1.0 or low == limits.min) and high < limits.max + 1.0)
     return int(low) >= limits.min and int(high) <= limits.max
 
 
@@ -111,7 +111,8 @@ class SoftmaxStep(OneTensor):
         return _scores(spec)
 
     def change(self, array: NDArray[Any]) -> NDArray[Any]:
-        exponentials = np.exp(array - array.max(axis=-1, keepdims=True))
+        with np.errstate(over="ignore"):  # in FP16 the difference may be -inf, whose exponential is 0 all the same
+            exponentials = np.exp(array - array.max(axis=-1, keepdims=True))
         return exponentials / exponentials.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
 

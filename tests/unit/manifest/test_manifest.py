@@ -223,3 +223,35 @@ def test_the_examples_manifests_are_right_but_for_files_not_yet_made(example: st
     with pytest.raises(InvalidInput) as caught:
         parse(path.read_text(), tmp_path, "model.yaml")
     assert all("does not exist" in line for line in caught.value.why.splitlines()), caught.value.why
+
+
+def test_steps_are_checked_where_they_stand(check: Check, problems: Problems, folder: Path) -> None:
+    (folder / "labels.txt").write_text("\n".join("abcdefghij"))
+    (folder / "clean.py").write_text("def up(tensors):\n    return tensors\n")
+    document = check(
+        "convert: auto",
+        "preprocess:\n  - {kind: python, function: 'clean:up'}\n  - {kind: normalize, mean: [0.5]}\n"
+        "postprocess:\n  - softmax\n  - {kind: top_k, k: 3, labels_file: labels.txt}",
+    )
+    assert [s.kind for s in document.definition.preprocess] == ["python", "normalize"]
+    assert document.definition.postprocess[1].options == {"k": 3, "labels_file": "labels.txt"}
+    assert {"labels.txt", "clean.py"} <= set(document.files)
+    assert document.source_files == ("digits.pt2",)
+    assert problems("convert: auto", "postprocess:\n  - softmx\n  - {kind: top_k, j: 3}\n  - {k: 3}\n  - 7") == [
+        "model.yaml:14: postprocess[0].kind: unknown step 'softmx'; did you mean 'softmax'?",
+        "model.yaml:15: postprocess[1].j: unknown key; expected one of tensor, kind, k, labels, labels_file, keep",
+        "model.yaml:16: postprocess[2]: a step needs a 'kind'; "
+        "expected one of softmax, argmax, top_k, scale, cast, python",
+        "model.yaml:17: postprocess[3]: expected a mapping of keys to values, got 7",
+    ]
+    assert problems("convert: auto", "postprocess: [{kind: top_k, k: 11}]")[0] == (
+        "model.yaml:13: postprocess: postprocess[0] (top_k): k is 11, but there are 10 classes (set k to at most 10)"
+    )
+    assert (
+        "file 'none.txt' does not exist"
+        in problems("convert: auto", "postprocess: [{kind: top_k, labels_file: none.txt}]")[0]
+    )
+    assert (
+        "file 'clan.py' does not exist"
+        in problems("convert: auto", "preprocess: [{kind: python, function: 'clan:up'}]")[0]
+    )
