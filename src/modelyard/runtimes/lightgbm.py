@@ -64,12 +64,31 @@ def load_booster(artifact: LocalArtifact, threads: int = 1) -> Any:
     require(NAME, LightgbmRuntime().availability())
     path = entry_file(artifact)
     describe(path)  # the header first: the C++ reader prints to the terminal when it meets another file
+    _check_complete(path)
     with loading(NAME, artifact, _HINT):
         import lightgbm
 
         booster = lightgbm.Booster(model_file=path)
         booster.params["num_threads"] = threads
         return booster
+
+
+def _check_complete(path: Path) -> None:
+    """Raise InvalidInput for a file cut off or changed among its trees: LightGBM 4.7 aborts the process over one."""
+    content = path.read_bytes()
+    start, end = content.find(b"\nTree=0"), content.find(b"\nend of trees")
+    sizes = content[: max(start, 0)].partition(b"tree_sizes=")[2].partition(b"\n")[0].split()
+    if start < 0 or end < 0 or not all(size.isdigit() for size in sizes):
+        raise InvalidInput(f"'{path.name}' is not a whole LightGBM model", why="its trees do not end", hint=_HINT)
+    position = start + 1
+    for number, size in enumerate(sizes):
+        if not content.startswith(b"Tree=%d\n" % number, position):
+            raise InvalidInput(
+                f"'{path.name}' is damaged", why=f"tree {number} is not where the header says", hint=_HINT
+            )
+        position += int(size)
+    if sizes and content[position:].lstrip()[:12] != b"end of trees":
+        raise InvalidInput(f"'{path.name}' is damaged", why="its last tree has another size", hint=_HINT)
 
 
 def describe(path: Path) -> Ensemble:

@@ -131,8 +131,8 @@ def _is_operator(target: str) -> bool:
 
 def _is_shape_expression(text: str) -> bool:
     text = _LITERAL.sub("0", text)
-    if not re.fullmatch(r"[\w\s.,()+\-*/<>=&|~%]*", text):
-        return False
+    if not re.fullmatch(r"[\w\s.,()+\-*/<>=&|~%]*", text) or re.search(r"\.\s*[A-Za-z_]", text):
+        return False  # quotes, brackets or attribute access
     return all(word in _FUNCTIONS or _SYMBOL.fullmatch(word) for word in _IDENTIFIER.findall(text))
 
 
