@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from modelyard.cli.layout import FAINT, GOOD, interval, number, seconds, size, table, word
+from modelyard.cli.layout import FAINT, GOOD, interval, money, number, seconds, size, table, word
 from modelyard.domain.artifacts import Conversion, Equivalence, Outcome
 from modelyard.domain.measurement import Measurement, Validity
+
+_FIGURES: Final = re.compile(r"\d+(\.\d+)?")
 
 
 def conversions(found: Sequence[Conversion]) -> RenderableType:
@@ -98,9 +102,9 @@ def measurements(
             "" if groups else Text(""),
             Text(f"load: {label}", style="italic"),
             table(
-                ("configuration", "req/s", "p50 ms", "p95 ms", "p99 ms", "memory", "cores", cost, "verdict"),
+                ("configuration", "req/s", "p50 ms", "p95 ms", "p99 ms", "memory\ncores", cost, "verdict"),
                 rows,
-                right=" >>>>>>> ",
+                right=" >>>>>> ",
                 empty="",
             ),
         ]
@@ -130,20 +134,22 @@ def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
         shown(number(i.p50_ms.value)),
         shown(number(i.p95_ms.value)),
         shown(interval(i.p99_ms)),
-        size(i.memory_rss_bytes),
-        shown(number(i.cpu_cores)),
-        shown(number(i.cost_per_million)),
+        f"{size(i.memory_rss_bytes)}\n{i.cpu_cores:.2g}",
+        shown(money(i.cost_per_million)),
         word(verdict),
     )
 
 
 def _doubts(found: Sequence[Measurement]) -> list[RenderableType]:
-    """Why measurements are not plainly valid, each reason once with how many it concerns."""
-    reasons: dict[str, int] = {}
+    """Why measurements are not plainly valid: one line for reasons that differ in their figures only."""
+    examples: dict[str, list[str]] = {}
     for m in found:
         for reason in m.verdict.reasons:
-            reasons[reason] = reasons.get(reason, 0) + 1
-    if not reasons:
+            examples.setdefault(_FIGURES.sub("#", reason), []).append(reason)
+    if not examples:
         return []
-    lines = [Text(f"{count} of {len(found)}: {reason}", style=FAINT) for reason, count in reasons.items()]
+    lines = [
+        Text(f"{len(told)} of {len(found)}: {told[0]}{' (and alike)' if len(set(told)) > 1 else ''}", style=FAINT)
+        for told in examples.values()
+    ]
     return ["", Text("why not plainly valid", style=FAINT), *lines]

@@ -82,12 +82,12 @@ def number(value: float | None) -> str:
 
 
 def interval(value: Interval | None) -> str:
-    """A value with its bounds, on two lines: narrow enough for a table."""
+    """A value over its bounds: narrow enough for a table."""
     if value is None:
         return "-"
     if value.low is None or value.high is None:
         return number(value.value)
-    return f"{number(value.value)}\n[{number(value.low)}, {number(value.high)}]"
+    return f"{number(value.value)}\n{number(value.low)}–{number(value.high)}"
 
 
 def size(count: int | None) -> str:
@@ -100,6 +100,11 @@ def size(count: int | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def money(value: float) -> str:
+    """Two significant digits: a cost carries no more."""
+    return f"{value:.2g}" if 1e-6 <= value < 10 else number(value)
 
 
 def seconds(value: float) -> str:

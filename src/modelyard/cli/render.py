@@ -63,7 +63,7 @@ def _measured(result: Publication, currency: str) -> RenderableType:
     marks = {m.id: name for m, name in ((choice.naive, "naive"), (choice.chosen, "chosen")) if m is not None}
     shown = list(choice.considered)
     shown += [m for m in (choice.naive, choice.chosen) if m is not None and m.id not in {s.id for s in shown}]
-    legend = Text("t: threads per replica, r: replicas, b: max batch; [low, high]: 95 % confidence", style=FAINT)
+    legend = Text("t: threads per replica, r: replicas, b: max batch; below p99: its 95 % interval", style=FAINT)
     return Group(evidence.measurements(shown, marks=marks, currency=currency), legend)
 
 
@@ -129,7 +129,14 @@ def _answer(result: Publication) -> str:
 
 
 def _no_service(result: Publication) -> RenderableType:
-    rows = [("report", result.report or ""), ("deploy it", f"yard deploy {result.version.ref}")]
+    ref = result.version.ref
+    rows: list[tuple[str, RenderableType]] = [("report", result.report or ""), ("deploy it", f"yard deploy {ref}")]
+    if result.choice.met is False:
+        rows[1:] = [
+            ("try", f"a quiet machine or more samples: yard publish {ref} --effort thorough"),
+            ("or", f"another target: yard publish {ref} --slo 'p99 <= MS ms at RATE rps'"),
+            ("anyway", f"yard deploy {ref}"),
+        ]
     return section("Not deployed", facts(rows))
 
 

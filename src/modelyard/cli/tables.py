@@ -51,7 +51,7 @@ def versions(found: Sequence[Version]) -> RenderableType:
             ", ".join(f"{name} {value:g}" for name, value in v.definition.metrics.items()),
             ", ".join(v.aliases),
             ", ".join(v.description.tags),
-            when(v.created_at),
+            when(v.created_at)[:10],
         )
         for v in found
     ]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from modelyard.cli import evidence, layout, render, tables
-from modelyard.domain.measurement import Interval
+from modelyard.domain.measurement import Interval, Validity, Verdict
 from modelyard.workflow.values import Publication
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import CHOSEN, NAIVE, PUBLICATION, SUSPECT
@@ -38,7 +38,7 @@ def test_it_says_what_was_proven_rejected_and_failed_and_why() -> None:
 
 def test_it_shows_the_indicators_with_intervals_and_marks_chosen_and_naive() -> None:
     shown = summary()
-    assert "[7.10, 9.20]" in shown
+    assert "7.10–9.20" in shown
     assert "95.4 MiB" in shown
     assert "chosen" in shown
     assert "naive" in shown
@@ -76,6 +76,12 @@ def test_nothing_measurable_is_said_plainly() -> None:
     assert "Nothing could be chosen. the machine was busy" in shown
     assert "no measurements" in shown
     assert "yard deploy digits:1" in shown
+    assert "yard publish digits:1 --effort thorough" in shown
+
+
+def test_reasons_that_differ_in_figures_only_are_one_line() -> None:
+    late = [replace(SUSPECT, verdict=Verdict(Validity.INVALID, (f"p99 lag {lag} ms",))) for lag in (1.5, 2.25, 1.5)]
+    assert "3 of 3: p99 lag 1.5 ms (and alike)" in text(evidence.measurements(late))
 
 
 def test_the_curl_line_is_one_line_to_copy_however_long(yard: Callable[..., Run]) -> None:
