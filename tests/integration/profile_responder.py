@@ -12,6 +12,7 @@ import asyncio
 import json
 import sys
 import time
+from typing import ClassVar
 
 import uvloop
 
@@ -21,7 +22,7 @@ BODY = b'{"outputs":[]}'
 class Responder(asyncio.Protocol):
     """Requests with Content-Length bodies, one at a time per connection."""
 
-    options: dict[str, object] = {}
+    options: ClassVar[dict[str, object]] = {}
     free_at = 0.0
     count = 0
 

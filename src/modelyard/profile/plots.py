@@ -224,7 +224,7 @@ def _themable(svg: str, prefix: str) -> str:
     )
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, variable)
-    # Text matplotlib leaves at its default black has no fill of its own.
+    # The page's own font: the one matplotlib measured with is not on every machine.
     return re.sub(r"font: ([^;\"]*?)'?DejaVu Sans'?[^;\"]*", r"font: \1var(--font)", svg)
 
 

@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,5 +89,5 @@ class Samples:
                 return cls(*(arrays[name] for name in _ARRAYS))
         except FileNotFoundError as error:
             raise NotFound(f"no raw samples at {path}", hint="profile the version again: yard profile") from error
-        except (KeyError, ValueError, OSError) as error:
+        except (KeyError, ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:
             raise InvalidInput(f"{path} holds no raw samples", why=str(error)) from error

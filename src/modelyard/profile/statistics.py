@@ -4,7 +4,11 @@ Queueing makes the latencies of one run autocorrelated, so formulas for independ
 far too narrow. The unit of replication is therefore the block: each has its own schedule, and the spread over blocks
 gives a t-interval on the logarithm (latencies and rates are positive and skewed; on the log scale an interval is a
 factor). The centre is the percentile of all blocks' samples together, which is less biased for short blocks than the
-mean of the blocks' percentiles.
+mean of the blocks' percentiles; its standard error is the larger of the blocks' and the delete-one-block jackknife's.
+
+Measured on M/M/1 queues with 5 x 1000 requests, a nominal 95 % interval for p99 covers the truth in 94, 89, 83 and 73 %
+of the runs at utilisation 0.5, 0.7, 0.8 and 0.9 (geometric mean of the blocks alone: 89, 80, 62, 23 %). Nearly full
+services need more and longer blocks; p50 is covered in 91 to 97 %.
 """
 
 from __future__ import annotations
@@ -110,10 +114,18 @@ def half_width(values: NDArray[np.float64], confidence: float = 0.95) -> float:
 def latency_interval(blocks: Sequence[Samples], share: float, timeout_s: float) -> Interval:
     """A latency percentile in ms over all blocks, with its interval."""
     per_block = [block.latencies_ms(timeout_s) for block in blocks]
-    return log_interval(
-        [percentile(latencies, share) for latencies in per_block],
-        centre=percentile(np.concatenate(per_block), share),
-    )
+    centre = percentile(np.concatenate(per_block), share)
+    logs = np.log(np.maximum([percentile(latencies, share) for latencies in per_block], 1e-9))
+    if len(blocks) < 2 or centre <= 0:
+        return Interval(centre)
+    without = [percentile(np.concatenate([*per_block[:k], *per_block[k + 1 :]]), share) for k in range(len(blocks))]
+    half = max(half_width(logs), _jackknife_half_width(np.log(np.maximum(without, 1e-9))))
+    return Interval(centre, centre * math.exp(-half), centre * math.exp(half))
+
+
+def _jackknife_half_width(without_one: NDArray[np.float64]) -> float:
+    """Half width from the estimates that each leave one block out: their spread times (k - 1), as k mean estimates."""
+    return half_width(without_one * (len(without_one) - 1))
 
 
 def settled(p50s_ms: Sequence[float], tolerance: float = 0.05) -> bool:

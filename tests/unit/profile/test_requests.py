@@ -1,0 +1,97 @@
+"""Encoded requests decode to the tensors that went in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from tritonclient.grpc import service_pb2
+
+from modelyard.domain.errors import InvalidInput
+from modelyard.domain.workload import Protocol
+from modelyard.profile.requests import batch_payloads, encode, raw_bytes
+
+
+def split(request: bytes) -> tuple[str, dict[str, str], bytes]:
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return first, {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}, body
+
+
+def send(tensors, protocol):
+    return encode(tensors, protocol, model="digits", version=3, host="127.0.0.1:80")
+
+
+ARRAYS = hnp.arrays(
+    st.sampled_from([np.float32, np.int64, np.uint8, np.bool_]), hnp.array_shapes(min_dims=1, max_dims=3, max_side=4)
+)
+
+
+@given(ARRAYS)
+def test_binary_requests_carry_the_tensor_bit_for_bit(array):
+    first, headers, body = split(send({"x": array}, Protocol.HTTP_BINARY))
+    assert first == "POST /v2/models/digits/versions/3/infer HTTP/1.1"
+    assert int(headers["content-length"]) == len(body)
+    size = int(headers["inference-header-content-length"])
+    described = json.loads(body[:size])
+    (tensor,) = described["inputs"]
+    assert tensor["parameters"]["binary_data_size"] == len(body) - size
+    assert described["parameters"]["binary_data_output"] is True
+    back = np.frombuffer(body[size:], array.dtype).reshape(tensor["shape"])
+    assert np.array_equal(back, array, equal_nan=array.dtype.kind == "f")
+
+
+@given(hnp.arrays(np.float32, (2, 3), elements=st.floats(allow_nan=False, allow_infinity=False, width=32)))
+def test_json_requests_carry_the_tensor(array):
+    _, headers, body = split(send({"x": array}, Protocol.HTTP_JSON))
+    assert int(headers["content-length"]) == len(body)
+    (tensor,) = json.loads(body)["inputs"]
+    assert tensor["datatype"] == "FP32"
+    assert np.array_equal(np.array(tensor["data"], np.float32).reshape(tensor["shape"]), array)
+
+
+def test_grpc_requests_parse_with_the_protocols_stubs():
+    array = np.arange(6, dtype=np.int64).reshape(2, 3)
+    request = service_pb2.ModelInferRequest.FromString(send({"ids": array}, Protocol.GRPC))
+    assert (request.model_name, request.model_version) == ("digits", "3")
+    assert (request.inputs[0].name, request.inputs[0].datatype, list(request.inputs[0].shape)) == (
+        "ids",
+        "INT64",
+        [2, 3],
+    )
+    assert request.raw_input_contents[0] == array.tobytes()
+
+
+def test_strings_have_a_length_before_them_and_are_text_in_json():
+    array = np.array([b"ab", "c\u00e9"], dtype=object)
+    assert raw_bytes(array) == b"\x02\0\0\0ab\x03\0\0\0c\xc3\xa9"
+    _, _, body = split(send({"s": array}, Protocol.HTTP_JSON))
+    assert json.loads(body)["inputs"][0]["data"] == ["ab", "cé"]
+
+
+def test_big_endian_arrays_are_sent_little_endian():
+    assert raw_bytes(np.array([1], dtype=">i4")) == b"\1\0\0\0"
+
+
+@pytest.mark.parametrize("array", [np.array([np.nan], np.float32), np.array([b"\xff"], dtype=object)])
+def test_what_json_cannot_carry_is_refused_with_the_way_out(array):
+    with pytest.raises(InvalidInput) as caught:
+        send({"x": array}, Protocol.HTTP_JSON)
+    assert "http-binary" in caught.value.hint
+
+
+def test_batches_are_drawn_from_the_rows_by_the_seed():
+    rows = {"a": np.arange(10), "b": np.arange(10) * 2}
+    payloads = batch_payloads(rows, batch=4, count=6, seed=3)
+    again = batch_payloads(rows, batch=4, count=6, seed=3)
+    assert len(payloads) == 6
+    for payload, same in zip(payloads, again, strict=True):
+        assert payload["a"].shape == (4,)
+        assert np.array_equal(payload["a"] * 2, payload["b"])
+        assert np.array_equal(payload["a"], same["a"])
+    with pytest.raises(InvalidInput):
+        batch_payloads({"a": np.arange(3), "b": np.arange(4)}, batch=1, count=1)

@@ -1,0 +1,58 @@
+"""Schedules come from the seed alone and have the rate and process that was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.domain.workload import Arrival, Workload
+from modelyard.profile.schedule import draw
+
+
+@given(st.integers(0, 2**31), st.integers(-5, 50), st.floats(1, 1e5))
+def test_the_same_seed_and_block_give_the_same_schedule(seed, number, rate):
+    work = Workload(Arrival.POISSON, rate_rps=rate, requests=50, seed=seed)
+    a, b = draw(work, number, 7), draw(work, number, 7)
+    assert np.array_equal(a.times_s, b.times_s)
+    assert np.array_equal(a.payloads, b.payloads)
+    assert (np.diff(a.times_s) >= 0).all()
+    assert a.times_s[0] == 0
+    assert a.payloads.min() >= 0
+    assert a.payloads.max() < 7
+    assert a.requests == len(a.times_s)
+
+
+def test_blocks_and_seeds_differ():
+    work = Workload(Arrival.POISSON, rate_rps=100, requests=50, seed=1)
+    other = Workload(Arrival.POISSON, rate_rps=100, requests=50, seed=2)
+    first = draw(work, 0, 9)
+    assert not np.array_equal(first.times_s, draw(work, 1, 9).times_s)
+    assert not np.array_equal(first.times_s, draw(other, 0, 9).times_s)
+    assert not np.array_equal(draw(work, -1, 9).times_s, draw(work, 1, 9).times_s)
+
+
+def test_poisson_gaps_are_exponential_at_the_rate():
+    gaps = np.diff(draw(Workload(Arrival.POISSON, rate_rps=500, requests=20_000, duration_s=1e3), 0, 1).times_s)
+    assert gaps.mean() == pytest.approx(1 / 500, rel=0.03)
+    assert gaps.std() == pytest.approx(1 / 500, rel=0.05)
+    assert (gaps > 2 / 500).mean() == pytest.approx(np.exp(-2), rel=0.05)
+
+
+def test_constant_gaps_are_equal():
+    gaps = np.diff(draw(Workload(Arrival.CONSTANT, rate_rps=50, requests=100), 0, 1).times_s)
+    assert gaps == pytest.approx(np.full(99, 0.02))
+
+
+def test_a_block_ends_with_its_duration_but_has_a_request():
+    short = draw(Workload(Arrival.CONSTANT, rate_rps=100, requests=1000, duration_s=0.5), 0, 1)
+    assert short.requests == 50
+    tiny = draw(Workload(Arrival.CONSTANT, rate_rps=100, requests=1000, duration_s=1e-6), 0, 1)
+    assert tiny.requests == 1
+
+
+def test_a_closed_loop_has_an_order_but_no_times():
+    schedule = draw(Workload(Arrival.CLOSED, concurrency=4, requests=30), 0, 5)
+    assert schedule.times_s is None
+    assert schedule.requests == 30
