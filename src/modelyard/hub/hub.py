@@ -15,7 +15,7 @@ from modelyard.hub.conversions import Conversions
 from modelyard.hub.database import Database
 from modelyard.hub.measurements import Measurements
 from modelyard.hub.records import file_lists
-from modelyard.hub.schema import measurements, services, versions
+from modelyard.hub.schema import measurements, services
 from modelyard.hub.services import Services
 from modelyard.hub.values import Clock, Freed, utc_now
 from modelyard.hub.vault import Vault
@@ -93,8 +93,6 @@ class Hub:
             known = {str(row[0]) for row in samples}
             trees = file_lists(connection)
             known.update(tree_key(files) for files in trees.values())
-            rows = connection.execute(
-                select(services.c.artifact_id, services.c.version_id, versions.c.source_artifact).join(versions)
-            )
+            rows = connection.execute(select(services.c.artifact_id, services.c.version_id))
             owners = {owner for row in rows for owner in row}
         return known, {tree_key(trees[owner]) for owner in owners if owner in trees}

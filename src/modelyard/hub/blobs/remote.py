@@ -67,12 +67,12 @@ class RemoteBlobs:
                 return False
             upload = path if self._atomic else f"{self._root}/incoming/{secrets.token_hex(16)}"
             try:
-                self._fs.makedirs(self._fs._parent(upload), exist_ok=True)
+                self._make_folder(upload)
                 self._fs.put_file(str(source), upload)
                 if hash_file(source).digest != digest:
                     raise Conflict(f"{source} changed while it was being stored", hint="try again when it is at rest")
                 if upload != path:
-                    self._fs.makedirs(self._fs._parent(path), exist_ok=True)
+                    self._make_folder(path)
                     self._fs.mv(upload, path)
             except BaseException:
                 if self._fs.exists(upload):
@@ -137,6 +137,10 @@ class RemoteBlobs:
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/objects/{digest[:2]}/{digest}"
+
+    def _make_folder(self, path: str) -> None:
+        if not self._atomic:  # object stores have no folders, and s3fs would make a mistyped bucket
+            self._fs.makedirs(self._fs._parent(path), exist_ok=True)
 
     def _size(self, path: str) -> int | None:
         try:
