@@ -50,10 +50,10 @@ class _Build:
         framework, constraint = self._framework(manifest, source)
         pre = self._steps("preprocess", manifest.preprocess or [], BEFORE)
         post = self._steps("postprocess", manifest.postprocess or [], AFTER)
+        outer = self._pipeline(("preprocess",), pre, Phase.BEFORE, signature) if signature else None
         if signature:
-            self._pipeline(("preprocess",), pre, Phase.BEFORE, signature)
             self._pipeline(("postprocess",), post, Phase.AFTER, signature)
-        dataset = self._dataset(manifest.dataset, signature) if manifest.dataset else None
+        dataset = self._dataset(manifest.dataset, signature, outer or signature) if manifest.dataset else None
         if manifest.metrics and not (manifest.dataset and manifest.dataset.label):
             self.problems.add(("metrics",), "claimed metrics are checked, so they need a dataset with a label")
         for i, name in enumerate(manifest.files or []):
@@ -182,26 +182,38 @@ class _Build:
                 result.append(StepSpec(kind, {name: item for name, item in step.items() if name != "kind"}))
         return tuple(result)
 
-    def _pipeline(self, path: KeyPath, steps: tuple[StepSpec, ...], phase: Phase, signature: Signature) -> None:
+    def _pipeline(
+        self, path: KeyPath, steps: tuple[StepSpec, ...], phase: Phase, signature: Signature
+    ) -> Signature | None:
         """Check that the steps fit each other and the model. Their Python code is not run."""
-        if not self.problems:
-            self._attempt(path, lambda: Pipeline.build(steps, self.folder.base, phase).outer_signature(signature))
+        if any(found[:1] == path for found in self.problems.paths):
+            return None
+        return self._attempt(path, lambda: Pipeline.build(steps, self.folder.base, phase).outer_signature(signature))
 
-    def _dataset(self, dataset: DatasetModel, signature: Signature | None) -> DatasetSpec | None:
+    def _dataset(
+        self, dataset: DatasetModel, signature: Signature | None, outer: Signature | None
+    ) -> DatasetSpec | None:
+        """The dataset covers the model's inputs, or the raw ones that only preprocessing knows, or both."""
         found = self._attempt(("dataset", "path"), lambda: self._take(dataset.path))
         inputs = dict(dataset.inputs)
-        if signature:
-            names = [spec.name for spec in signature.inputs]
-            for name in inputs.keys() - set(names):
-                self.problems.add(("dataset", "inputs", name), f"the model has no input '{name}'{nearest(name, names)}")
-            for name in names:
-                inputs.setdefault(name, name)  # an array called like the input feeds it
+        specs = signature.inputs if signature else ()
+        if signature and outer:
+            names = [spec.name for spec in specs]
+            raw = [spec for spec in outer.inputs if spec.name not in names and spec.name in inputs]
+            known = [*names, *(spec.name for spec in outer.inputs if spec.name not in names)]
+            for name in inputs.keys() - set(known):
+                self.problems.add(("dataset", "inputs", name), f"the model has no input '{name}'{nearest(name, known)}")
+            if raw and not inputs.keys() & set(names):
+                specs = tuple(raw)
+            else:
+                specs = (*specs, *raw)
+                for name in names:
+                    inputs.setdefault(name, name)  # an array called like the input feeds it
         headers = self._attempt(("dataset", "path"), lambda: datasets.read_headers(found[1])) if found else None
         if not found or headers is None:
             return None
-        if signature:
-            for name, error in datasets.check_inputs(headers, inputs, signature.inputs):
-                self.problems.add_error(("dataset", "inputs", name), error)
+        for name, error in datasets.check_inputs(headers, inputs, specs):
+            self.problems.add_error(("dataset", "inputs", name), error)
         if dataset.label is not None and (wrong := datasets.check_label(headers, dataset.label, inputs)):
             self.problems.add_error(("dataset", "label"), wrong)
         return DatasetSpec(found[0], inputs, dataset.label)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from modelyard.domain.errors import InvalidInput, Unsupported
 from modelyard.domain.tensors import Datatype, TensorSpec
-from modelyard.manifest.step import OneTensor, contiguous
+from modelyard.manifest.step import OneTensor, clipped, contiguous
 from modelyard.manifest.step_options import DecodeImage, Normalize, Resize
 
 if TYPE_CHECKING:
@@ -52,6 +52,16 @@ class DecodeImageStep(OneTensor):
         if not images:
             raise InvalidInput("there is no image in the request", hint="send at least one")
         return np.stack(images)
+
+    def restore(self, array: NDArray[Any]) -> NDArray[Any]:
+        pillow = _pillow()
+        result = np.empty(len(array), dtype=object)
+        for i, image in enumerate(array):
+            buffer = io.BytesIO()
+            # JPEG, as most clients send: what decoding costs is part of what a load measures.
+            pillow.fromarray(image[:, :, 0] if self._options.mode == "L" else image).save(buffer, "JPEG", quality=95)
+            result[i] = buffer.getvalue()
+        return result
 
     def _decode(self, index: int, data: object) -> NDArray[np.uint8]:
         pillow = _pillow()
@@ -126,6 +136,9 @@ class ResizeStep(OneTensor):
                 result[i, :, :, channel] = np.asarray(plane.resize((width, height), resample))
         return result
 
+    def restore(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array
+
 
 class NormalizeStep(OneTensor):
     """(x * scale - mean) / std per channel, in FP32, laid out as the model wants it."""
@@ -166,6 +179,10 @@ class NormalizeStep(OneTensor):
         result: NDArray[Any] = np.multiply(array, factor, dtype=np.float32, order="C")
         result += offset
         return result
+
+    def restore(self, array: NDArray[Any]) -> NDArray[Any]:
+        rows = array.transpose(0, 2, 3, 1) if self._chw else array
+        return contiguous(clipped((rows - self._offset) / self._factor, self._from.numpy))
 
 
 def _images(spec: TensorSpec, datatypes: tuple[Datatype, ...]) -> None:

@@ -33,10 +33,12 @@ class Problems:
 
     source_name: str
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    paths: set[KeyPath] = field(default_factory=set)
     _found: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, path: KeyPath, message: str, *, line: int | None = None) -> None:
         """Note that the value at `path` is wrong; `message` says what was expected."""
+        self.paths.add(path)
         at = line if line is not None else self._line(path)
         text = f"{self.source_name}:{at}: {spell(path)}: {message}" if path else f"{self.source_name}:{at}: {message}"
         if (at, text) not in self._found:

@@ -16,7 +16,7 @@ import numpy as np
 from modelyard.domain.errors import BackendFailed, InvalidInput
 from modelyard.manifest.folder import Folder
 from modelyard.manifest.python_files import module_path, split_reference
-from modelyard.manifest.step import Arrays, Specs
+from modelyard.manifest.step import Arrays, Specs, irreversible
 from modelyard.manifest.step_options import parse_spec
 
 _IMPORTING = threading.Lock()
@@ -61,6 +61,9 @@ class PythonStep:
                 hint="correct the function, register the model again",
             )
         return result
+
+    def undo(self, arrays: Arrays) -> Arrays:
+        raise irreversible(f"python {self._reference}", arrays)
 
     def _load(self) -> Callable[[Arrays], object]:
         module_name, function_name = split_reference(self._reference)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.domain.errors import InvalidInput
+from modelyard.domain.errors import InvalidInput, Unsupported
 from modelyard.domain.tensors import TensorSpec
 
 Specs = dict[str, TensorSpec]
@@ -31,6 +31,9 @@ class Step(Protocol):
     def apply(self, arrays: Arrays) -> Arrays:
         """Run the step on a batch."""
 
+    def undo(self, arrays: Arrays) -> Arrays:
+        """A batch that the step would turn into about `arrays`. Raises Unsupported where there is no telling."""
+
 
 class OneTensor:
     """Base of the steps that change one tensor in place: subclasses say how its spec and its array change."""
@@ -51,6 +54,10 @@ class OneTensor:
         name = pick(self._tensor, arrays)
         return {**arrays, name: self.change(arrays[name])}
 
+    def undo(self, arrays: Arrays) -> Arrays:
+        name = pick(self._tensor, arrays)
+        return {**arrays, name: self.restore(arrays[name])}
+
     def before(self, spec: TensorSpec) -> TensorSpec:
         raise InvalidInput(f"{self.kind} cannot run before the model ({spec})")
 
@@ -59,6 +66,9 @@ class OneTensor:
 
     def change(self, array: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
+
+    def restore(self, array: NDArray[Any]) -> NDArray[Any]:
+        raise irreversible(self.kind, array)
 
 
 def pick(wanted: str | None, tensors: Mapping[str, object]) -> str:
@@ -71,6 +81,19 @@ def pick(wanted: str | None, tensors: Mapping[str, object]) -> str:
     if len(tensors) != 1:
         raise InvalidInput("there are several tensors", hint=f"add 'tensor:' to the step, one of {known}")
     return next(iter(tensors))
+
+
+def irreversible(kind: str, given: object) -> Unsupported:
+    """The error of a step that cannot be undone."""
+    return Unsupported(f"step {kind} cannot be undone", why=f"its input cannot be told from {type(given).__name__}")
+
+
+def clipped(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """`array` in `dtype`, rounded and held within its range where it is an integer type."""
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        array = np.clip(np.nan_to_num(np.rint(array.astype(np.float64))), limits.min, limits.max)
+    return array.astype(dtype)
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:

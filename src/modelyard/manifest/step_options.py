@@ -114,7 +114,7 @@ class Normalize(StepOptions):
     """Images [batch, height, width, channels] -> FP32 (x * scale - mean) / std, laid out `chw` or `hwc`."""
 
     kind: Literal["normalize"]
-    scale: float = 1 / 255
+    scale: Annotated[float, Field(gt=0)] = 1 / 255
     mean: list[float] = [0.0]
     std: Annotated[list[float], AfterValidator(_no_zero)] = [1.0]
     layout: Literal["chw", "hwc"] = "chw"

@@ -91,6 +91,16 @@ class Pipeline:
             result = step.apply(result)
         return result
 
+    def undo(self, tensors: Tensors) -> dict[str, Any]:
+        """Raw inputs that the steps would turn into about `tensors`: realistic requests from the rows of a dataset.
+
+        Rounding and image compression change values a little. Raises Unsupported for a step of the version's own code.
+        """
+        result = dict(tensors)
+        for step in reversed(self.steps):
+            result = step.undo(result)
+        return result
+
     def __bool__(self) -> bool:
         return bool(self.steps)
 

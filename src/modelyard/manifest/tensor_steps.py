@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype, TensorSpec
 from modelyard.manifest.folder import Folder
-from modelyard.manifest.step import Arrays, OneTensor, Specs, contiguous, pick
+from modelyard.manifest.step import Arrays, OneTensor, Specs, clipped, contiguous, irreversible, pick
 from modelyard.manifest.step_options import Argmax, Cast, Reshape, Scale, Softmax, TopK
 
 _FLOATS = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
@@ -42,6 +42,9 @@ class CastStep(OneTensor):
         if not _kept(array, result):
             raise InvalidInput(f"a value does not fit {self._to}", hint=f"send values in the range of {self._to}")
         return result
+
+    def restore(self, array: NDArray[Any]) -> NDArray[Any]:
+        return clipped(array, self._from.numpy)
 
 
 def _kept(array: NDArray[Any], result: NDArray[Any]) -> bool:
@@ -76,6 +79,11 @@ class ScaleStep(OneTensor):
         # Python floats do not widen a numpy array (NEP 50), so the datatype stays.
         return array * self._factor + self._offset
 
+    def restore(self, array: NDArray[Any]) -> NDArray[Any]:
+        if self._factor == 0:
+            raise irreversible(self.kind, array)
+        return (array - self._offset) / self._factor
+
 
 class ReshapeStep(OneTensor):
     """Rows of one shape to rows of another of as many elements."""
@@ -98,6 +106,9 @@ class ReshapeStep(OneTensor):
         if array.shape[1:] != self._from:
             raise InvalidInput(f"rows have shape {list(array.shape[1:])}", hint=f"send {list(self._from)}")
         return contiguous(array.reshape(array.shape[0], *self._to))
+
+    def restore(self, array: NDArray[Any]) -> NDArray[Any]:
+        return contiguous(array.reshape(array.shape[0], *self._from))
 
 
 class SoftmaxStep(OneTensor):
@@ -137,6 +148,9 @@ class ArgmaxStep:
         found = arrays[name].argmax(axis=-1).astype(np.int64)
         return _replace(arrays, name, {self._options.name or name: found}, self._options.keep)
 
+    def undo(self, arrays: Arrays) -> Arrays:
+        raise irreversible(self.kind, arrays)
+
 
 class TopKStep:
     """The k highest scores of a row, best first, equals by class; with labels also their names."""
@@ -174,6 +188,9 @@ class TopKStep:
         if self._labels is not None:
             found["labels"] = self._labels[classes]
         return _replace(arrays, name, found, self._options.keep)
+
+    def undo(self, arrays: Arrays) -> Arrays:
+        raise irreversible(self.kind, arrays)
 
 
 def read_labels(options: TopK, directory: Path) -> list[bytes] | None:

@@ -209,3 +209,40 @@ def test_only_headers_of_a_dataset_are_read(folder: Path) -> None:
     }
     with pytest.raises(InvalidInput):
         read_headers(folder / "model.yaml")
+
+
+TEXTS = """\
+apiVersion: modelyard/v1
+name: sentiment
+source: {path: digits.pt2}
+inputs: [{name: counts, datatype: FP32, shape: [batch, 3]}]
+outputs: [{name: scores, datatype: FP32, shape: [batch, 2]}]
+preprocess: [{kind: python, function: 'clean:count', inputs: ['text: BYTES[batch]']}]
+dataset: {path: texts.npz, inputs: INPUTS}
+"""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kept"),
+    [
+        ("{text: t}", {"text": "t"}),
+        ("{text: t, counts: c}", {"text": "t", "counts": "c"}),
+        ("{counts: c}", {"counts": "c"}),
+    ],
+)
+def test_a_dataset_may_hold_raw_inputs(folder: Path, inputs: str, kept: dict[str, str]) -> None:
+    np.savez(folder / "texts.npz", t=np.array(["a", "b"]), c=np.zeros((2, 3), np.float32))
+    (folder / "clean.py").write_text("def count(tensors): ...\n")
+    dataset = parse(TEXTS.replace("INPUTS", inputs), folder, "m.yaml").definition.dataset
+    assert dataset == DatasetSpec("texts.npz", kept)
+
+
+def test_a_dataset_of_raw_inputs_is_checked_against_them(folder: Path) -> None:
+    np.savez(folder / "texts.npz", t=np.zeros((2, 3)))
+    (folder / "clean.py").write_text("def count(tensors): ...\n")
+    with pytest.raises(InvalidInput) as caught:
+        parse(TEXTS.replace("INPUTS", "{text: t}"), folder, "m.yaml")
+    assert "array 't' is FP64, but input 'text' is BYTES" in caught.value.why
+    with pytest.raises(InvalidInput) as caught:
+        parse(TEXTS.replace("INPUTS", "{txt: t, text: t}"), folder, "m.yaml")
+    assert "m.yaml:7: dataset.inputs.txt: the model has no input 'txt'; did you mean 'text'?" in caught.value.why

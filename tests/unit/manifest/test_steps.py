@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from modelyard.domain.errors import BackendFailed, InvalidInput, NotFound
+from modelyard.domain.errors import BackendFailed, InvalidInput, NotFound, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.domain.versions import StepSpec
 from modelyard.manifest.steps import Phase, Pipeline
@@ -395,3 +395,37 @@ def test_an_empty_pipeline_changes_nothing() -> None:
     assert pipeline.outer_signature(IMAGES) == IMAGES
     array = np.zeros(1)
     assert pipeline.apply({"x": array})["x"] is array
+
+
+def test_raw_requests_are_made_from_model_inputs() -> None:
+    pipeline = before(step("decode_image", size=[4, 6]), step("normalize", mean=[0.5], std=[0.25]))
+    smooth = np.linspace(-1.5, 1.5, 2 * 3 * 4 * 6, dtype=np.float32).reshape(2, 3, 4, 6)
+    raw = pipeline.undo({"image": smooth})
+    assert pipeline.outer_signature(IMAGES).check_inputs(raw) == 2
+    np.testing.assert_allclose(pipeline.apply(raw)["image"], smooth, atol=0.3)  # JPEG on a steep ramp
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        [step("cast", from_="UINT8", to="FP32")],
+        [step("cast", from_="UINT8", to="FP32"), step("scale", factor=2.0, offset=1.0)],
+        [step("reshape", from_=[4], to=[2, 2])],
+    ],
+)
+def test_what_is_undone_can_be_done_again(specs: list[StepSpec]) -> None:
+    pipeline = before(*specs)
+    array = np.array([[[1, 3], [5, 201]]], np.float32)
+    np.testing.assert_array_equal(pipeline.apply(pipeline.undo({"x": array}))["x"], array)
+
+
+def test_undoing_holds_values_in_the_range_of_the_raw_input() -> None:
+    raw = before(step("cast", from_="UINT8", to="FP32")).undo({"x": np.array([-3, 300.4, np.nan], np.float32)})
+    assert raw["x"].tolist() == [0, 255, 0]
+    assert raw["x"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("spec", [step("python", function="a:b"), step("scale", factor=0.0)])
+def test_what_cannot_be_undone_says_so(spec: StepSpec) -> None:
+    with pytest.raises(Unsupported, match="cannot be undone"):
+        before(spec).undo({"x": np.zeros(1, np.float32)})
