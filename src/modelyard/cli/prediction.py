@@ -10,6 +10,7 @@ import typer
 
 from modelyard.cli.command import command
 from modelyard.cli.session import Session
+from modelyard.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +47,13 @@ def predict(
 
     with session.yard() as yard:
         running = yard.service(service).service
-        tensors = tensor_files.read(source, metadata(running.endpoint.url, running.model))
-        answer = yard.predict(service, tensors)
+        signature = metadata(running.endpoint.url, running.model)
+        tensors = tensor_files.read(source, signature)
+        try:
+            answer = yard.predict(service, tensors)
+        except InvalidInput as error:
+            takes = f"the model takes {', '.join(map(str, signature.inputs))}"
+            raise InvalidInput(error.what, why=error.why, hint=error.hint or takes) from error
     if output is not None:
         tensor_files.write(output, answer)
         session.output.emit("prediction-file", {"path": str(output)}, lambda: str(output))
