@@ -4,7 +4,8 @@
 
 The client is pinned to one core, nginx (Debian package nginx-light) or a uvloop responder to another. The request is
 a small tensor (FP32[1, 32], Open Inference Protocol). Closed loop: the most the client can do. Open loop: how late
-requests go out (p99 send lag) at half of that. Rounds of the services are interleaved; medians are printed.
+requests go out (p99 send lag) at half of that. "per core" is requests per CPU second of the client: on a machine that
+others use too it says what the client could do with a whole core. Rounds of the services are interleaved; medians are printed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def main() -> None:
     node = fingerprint()
     print(f"{node.cpu_model}, {node.cores} cores; {node.python}; uvloop {node.libraries.get('uvloop')}; node {node.id}")
     print(f"client on core {cores[0]}, service on core {cores[-1]}, {options.rounds} rounds of {options.seconds:g} s\n")
-    print(f"{'service':<20}{'payload':<13}{'closed req/s':>13}{'client cores':>14}{'open req/s':>12}{'p99 lag ms':>12}")
+    print(
+        f"{'service':<20}{'payload':<13}{'closed req/s':>13}{'client cores':>14}{'per core':>10}{'open req/s':>12}{'p99 lag ms':>12}"
+    )
     found: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, nginx(Path(folder), cores[-1]) as a, responder(cores[-1]) as b:
         for round_number in range(options.rounds):
@@ -60,7 +63,7 @@ def main() -> None:
                     found.setdefault((name, protocol), []).append(result)
     for (name, protocol), results in found.items():
         rate, used, opened, lag = (statistics.median(column) for column in zip(*results, strict=True))
-        print(f"{name:<20}{protocol:<13}{rate:>13,.0f}{used:>14.2f}{opened:>12,.0f}{lag:>12.3f}")
+        print(f"{name:<20}{protocol:<13}{rate:>13,.0f}{used:>14.2f}{rate / used:>10,.0f}{opened:>12,.0f}{lag:>12.3f}")
 
 
 def one(
@@ -81,7 +84,9 @@ def run(place: Path, port: int, workload: Workload, core: int) -> tuple[Samples,
     """One block of `workload`; its samples and the client's CPU cores. Every request must have succeeded."""
     tensor = np.random.default_rng(0).standard_normal((1, 32)).astype(np.float32)
     payload = encode({"x": tensor}, workload.protocol, model="mlp", version=1, host=f"127.0.0.1:{port}")
-    plan = write_plan(place, Endpoint("127.0.0.1", port), workload, [payload], warm_up=WARM_UP, cpus=[core])
+    plan = write_plan(
+        place, Endpoint("127.0.0.1", port), workload, [payload], warm_up=WARM_UP, cpus=[core], connections=32
+    )
     with ClientProcess(plan) as client:
         client.warm_up()
         done = client.run_block(0)

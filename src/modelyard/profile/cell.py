@@ -24,7 +24,7 @@ from modelyard.profile.plan import BlockDone, WarmedUp, WarmUpRule
 from modelyard.profile.price import Price
 from modelyard.profile.process import ClientProcess, write_plan
 from modelyard.profile.requests import encode
-from modelyard.profile.resources import Usage, UsageMeter
+from modelyard.profile.resources import Usage, UsageMeter, wait_until_idle
 from modelyard.profile.samples import OK, Samples
 from modelyard.profile.stages import Snapshot, snapshot, stage_times
 from modelyard.profile.statistics import (
@@ -37,6 +37,9 @@ from modelyard.profile.statistics import (
     summarise,
 )
 from modelyard.profile.verdicts import Circumstances, Rules, judge
+
+_OPEN_LOOP_CONNECTIONS = 64
+"""More than a service that keeps up has in flight; the pool grows where they do not suffice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ class Cell:
             encoded,
             warm_up=conditions.warm_up,
             cpus=conditions.client_cpus,
+            connections=connections(workload, target.configuration.replicas),
         )
         self._tally = _Tally()
         self._warmed: WarmedUp | None = None
@@ -159,6 +163,7 @@ class Cell:
         with UsageMeter(self.target.replica_pids) as meter:
             done = self._client.run_block(number)
         stats_after = snapshot(self.target.endpoint, pids)
+        wait_until_idle(pids)
         after = sentinel.canary_s()
         self._tally.canaries_s += [before, after]
         limit = min(self._tally.canaries_s) * self._conditions.rules.canary_tolerance
@@ -237,6 +242,17 @@ class Cell:
             cold_start_s=self.target.cold_start_s,
             stages=stage_times([b.stages for b in blocks], self.target.model, self.target.version),
         )
+
+
+def connections(workload: Workload, replicas: int) -> int:
+    """Connections the client keeps and uses in turn.
+
+    Replicas behind one port get connections by the kernel's hash: with few of them one replica may get most. So several
+    replicas get 32 each on average, also in a closed loop (where the number of requests in flight stays what it is).
+    """
+    if replicas > 1:
+        return max(workload.concurrency, 32 * replicas)
+    return _OPEN_LOOP_CONNECTIONS if workload.open_loop else workload.concurrency
 
 
 def client_health(

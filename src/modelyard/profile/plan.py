@@ -31,7 +31,7 @@ class LoadPlan(msgspec.Struct, frozen=True):
     payload_lengths: tuple[int, ...]
     samples_dir: str
     grpc_method: str = ""
-    connections: int = 64
+    connections: int = 1
     max_connections: int = 512
     warm_up: WarmUpRule = WarmUpRule()
     cpus: tuple[int, ...] = ()

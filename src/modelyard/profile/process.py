@@ -28,7 +28,7 @@ def write_plan(
     *,
     warm_up: WarmUpRule = WarmUpRule(),  # noqa: B008  a frozen value
     cpus: Sequence[int] = (),
-    connections: int = 64,
+    connections: int | None = None,
 ) -> Path:
     """Write the plan and its payloads into `directory`; return the plan's path. Raises Unavailable (no gRPC port)."""
     grpc = workload.protocol is Protocol.GRPC
@@ -44,7 +44,7 @@ def write_plan(
         payload_lengths=tuple(map(len, payloads)),
         samples_dir=str(directory),
         grpc_method=GRPC_INFER if grpc else "",
-        connections=connections,
+        connections=connections or workload.concurrency,
         warm_up=warm_up,
         cpus=tuple(cpus),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Self
 import psutil
 
 _INTERVAL_S = 0.1
+_IDLE_CHECK_S = 0.03
+"""Three ticks of the kernel's CPU accounting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,21 @@ class UsageMeter:
             self._peak = max(self._peak, resident_bytes(self._first))
             if self._stop.wait(_INTERVAL_S):
                 return
+
+
+def wait_until_idle(pids: Sequence[int], most_s: float = 0.5) -> None:
+    """Wait until the trees use no CPU, at most `most_s`.
+
+    Thread pools spin for up to 200 ms after their last work (libiomp5's default); the canary must not take that for a
+    noisy neighbour.
+    """
+    deadline = time.monotonic() + most_s
+    used = sum(cpu_seconds(pids).values())
+    while time.monotonic() < deadline:
+        time.sleep(_IDLE_CHECK_S)
+        before, used = used, sum(cpu_seconds(pids).values())
+        if used <= before:
+            return
 
 
 def cpu_seconds(pids: Sequence[int] | set[int]) -> dict[tuple[int, float], float]:

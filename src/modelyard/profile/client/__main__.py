@@ -84,11 +84,10 @@ def read_payloads(plan: LoadPlan) -> list[bytes]:
 
 
 def make_transport(plan: LoadPlan, payloads: list[bytes]) -> Transport:
-    """The transport of the plan's protocol. A closed loop has as many connections as requests in flight."""
-    workload = plan.workload
-    connections = plan.connections if workload.open_loop else workload.concurrency
-    if workload.protocol is Protocol.GRPC:
-        return GrpcTransport(f"{plan.host}:{plan.port}", plan.grpc_method, payloads, min(connections, 8))
+    """The transport of the plan's protocol. A gRPC connection carries many calls, so a few of them do."""
+    connections = plan.connections
+    if plan.workload.protocol is Protocol.GRPC:
+        return GrpcTransport(f"{plan.host}:{plan.port}", plan.grpc_method, payloads, min(max(connections // 4, 1), 16))
     return HttpTransport(plan.host, plan.port, payloads, connections, max(connections, plan.max_connections))
 
 
