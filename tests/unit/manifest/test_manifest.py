@@ -12,6 +12,8 @@ from modelyard.domain.errors import InvalidInput, NotFound, Rejected, Unsupporte
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.domain.versions import DatasetSpec, Definition, Description, SourceSpec
 from modelyard.manifest import ManifestDocument, check_framework, load, parse, schema, to_yaml
+from modelyard.manifest.problems import Problems as Found
+from modelyard.manifest.yaml_text import read
 
 from .conftest import EXPORTED, MANIFEST, Check, Problems
 
@@ -208,7 +210,7 @@ def test_to_yaml_of_a_loaded_manifest_reads_back_the_same(check: Check, folder: 
     assert parse(to_yaml(document.definition, document.description), folder, "again") == document
 
 
-def test_the_json_schema_knows_every_key_and_the_examples_fit_it() -> None:
+def test_the_json_schema_knows_every_key_and_step() -> None:
     result = schema()
     assert set(result["required"]) == {"apiVersion", "name", "source", "inputs", "outputs"}
     assert {"preprocess", "dataset", "slo", "convert", "card"} <= set(result["properties"])
@@ -255,3 +257,26 @@ def test_steps_are_checked_where_they_stand(check: Check, problems: Problems, fo
         "file 'clan.py' does not exist"
         in problems("convert: auto", "preprocess: [{kind: python, function: 'clan:up'}]")[0]
     )
+
+
+def test_the_manifest_page_documents_every_key_and_step() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "manifest.md").read_text()
+    result = schema()
+    names = {*result["properties"], *result["$defs"]["SourceModel"]["properties"]}
+    for phase in ("preprocess", "postprocess"):
+        for item in result["properties"][phase]["items"]["anyOf"]:
+            model = result["$defs"][item["$ref"].rpartition("/")[2]] if "$ref" in item else {"properties": {}}
+            names |= {*item.get("enum", ()), *model["properties"]} - {"kind"}
+    missing = {name for name in names if f"`{name}`" not in page}
+    assert not missing
+
+
+@pytest.mark.parametrize("example", ["digits", "resnet50", "tabular", "multi_io"])
+def test_the_examples_fit_the_json_schema_and_a_typo_does_not(example: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    path = Path(__file__).parents[3] / "examples" / example / "model.yaml"
+    value = read(path.read_text(), Found("model.yaml")).value
+    assert isinstance(value, dict)
+    checker = jsonschema.Draft202012Validator(schema())
+    assert list(checker.iter_errors(value)) == []
+    assert list(checker.iter_errors({**value, "tsk": "x"})) != []
