@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.dispatch.engines.diversion import divert
 from modelyard.dispatch.engines.identity import ProcessIdentity
 from modelyard.dispatch.engines.memory import delegated_group, memory_limit
 from modelyard.dispatch.engines.network import callable_host, reserve, resolve
@@ -120,3 +121,45 @@ def test_state_is_replaced_whole_and_damage_is_named(tmp_path: Path) -> None:
     file.write_text('{"kind":')
     with pytest.raises(BackendFailed, match=r"state\.json is damaged"):
         read_json(file, Problem)
+
+
+def test_a_diverted_listener_gets_no_new_connection_and_loses_none() -> None:
+    serve = (
+        "import socket, sys\n"
+        "server = socket.create_server(('127.0.0.1', int(sys.argv[1])), reuse_port=True)\n"
+        "while True:\n"
+        "    print('up', flush=True)\n"
+        "    input()\n"
+        "    caller, _ = server.accept()\n"
+        "    caller.sendall(b'old')\n"
+        "    caller.close()\n"
+    )
+    with reserve("127.0.0.1", 0) as held:
+        port = held.getsockname()[1]
+        old = subprocess.Popen(
+            [sys.executable, "-c", serve, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert old.stdin is not None
+        assert old.stdout is not None
+        old.stdout.readline()
+        waiting = socket.create_connection(("127.0.0.1", port), timeout=10)  # in its queue, not accepted yet
+        with socket.create_server(("127.0.0.1", port), reuse_port=True) as new:
+            assert divert(old.pid, (port,)) == 1
+            assert divert(old.pid, (port + 1,)) == 0
+            for _ in range(2):  # one for the waiting connection; another would show one that slipped in
+                old.stdin.write("\n")
+            old.stdin.flush()
+            assert waiting.recv(10) == b"old"
+            callers = [socket.socket() for _ in range(16)]  # by hash half of them would go to the old one
+            for caller in callers:
+                caller.setblocking(False)
+                assert caller.connect_ex(("127.0.0.1", port)) != 0
+            old.kill()
+            old.communicate()
+            new.settimeout(10)
+            for _ in callers:
+                new.accept()[0].close()  # all arrive, some at their second SYN
+            for caller in callers:
+                caller.close()
+        waiting.close()
+    assert divert(old.pid, (port,)) == 0

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from modelyard.dispatch.engines import logs
+from modelyard.dispatch.engines.diversion import divert
 from modelyard.dispatch.engines.heartbeat import TICK_S, Heartbeat
 from modelyard.dispatch.engines.identity import MARKER, ProcessIdentity
 from modelyard.dispatch.engines.memory import MemoryLimit, memory_limit
@@ -196,10 +197,15 @@ class ReplicaProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    async def finish(self, drain_s: float) -> None:
-        """End the process: SIGTERM and up to `drain_s` to drain (0: at once), then SIGKILL; then clean up."""
+    async def finish(self, drain_s: float, *, others_serve: bool = False) -> None:
+        """End the process: SIGTERM and up to `drain_s` to drain (0: at once), then SIGKILL; then clean up.
+
+        `others_serve`: other replicas share its ports and take over its callers.
+        """
         if self._process and not self._exited.is_set():
             if drain_s > 0:
+                if others_serve:
+                    divert(self._pid, (self._spec.http_port, self._spec.grpc_port or 0))
                 self._process.terminate()
                 await self._pause(drain_s)
             if not self._exited.is_set():

@@ -45,6 +45,7 @@ class Slot:
         self._process: ReplicaProcess | None = None
         self._ending = asyncio.Event()
         self._drain_s = 0.0
+        self._others_serve = False
         self._task: asyncio.Task[None] | None = None
         self._started_at = ""
         self._last_reason = ""
@@ -59,9 +60,12 @@ class Slot:
         self._task = asyncio.create_task(self._keep_alive(first))
         await first
 
-    async def end(self, drain_s: float) -> None:
-        """End the replica for good, giving it `drain_s` to finish what is in flight."""
-        self._drain_s = drain_s
+    async def end(self, drain_s: float, *, others_serve: bool = False) -> None:
+        """End the replica for good, giving it `drain_s` to finish what is in flight.
+
+        `others_serve`: other replicas share its ports and take over its callers.
+        """
+        self._drain_s, self._others_serve = drain_s, others_serve
         self._ending.set()
         if self._task:
             await self._task
@@ -117,7 +121,7 @@ class Slot:
             end = End(EndKind.NOT_READY, f"could not be run: {error}")
         finally:
             if process:
-                await process.finish(drain_s)
+                await process.finish(drain_s, others_serve=self._others_serve)
         self._last_reason = end.reason
         return end, process.log_tail() if process else ""
 

@@ -207,7 +207,7 @@ class Supervisor:
             raise
         surplus = self._slots[n:]
         self._keep(replace(self._plan, n=n))
-        await self._end(surplus, drain=True)
+        await asyncio.gather(*(slot.end(self._drain_s(slot), others_serve=True) for slot in surplus))
         self._slots = self._slots[:n]
         self.publish()
 
@@ -257,7 +257,7 @@ class Supervisor:
         self._slots[index] = new
         self._passing[self._passing.index(new)] = old
         self.publish()
-        await old.end(self._drain_s(old))
+        await old.end(self._drain_s(old), others_serve=True)
         self._passing.remove(old)
 
     def _slot(self, index: int, spec: ReplicaSpec, *, final: bool = False) -> Slot:
