@@ -66,9 +66,11 @@ class OpenvinoRuntime:
             "INFERENCE_PRECISION_HINT": _HINTS[artifact.precision],
             "NUM_STREAMS": "1",
             "PERFORMANCE_HINT": "LATENCY",
+            # Pinning is on by default and takes the same cores in every process: replicas would share one.
+            "ENABLE_CPU_PINNING": False,
         }
         if device != "CPU":
-            del properties["INFERENCE_NUM_THREADS"]
+            del properties["INFERENCE_NUM_THREADS"], properties["ENABLE_CPU_PINNING"]
         with loading(NAME, artifact, _HINT):
             model = core.read_model(path)
             inputs = _match("input", artifact.signature.inputs, model.inputs)
@@ -83,6 +85,7 @@ class OpenvinoRuntime:
                 "device": options.device,
                 "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")) if device == "CPU" else "0",
                 "precision": precision,
+                "pinned": str(device == "CPU" and compiled.get_property("ENABLE_CPU_PINNING")),
                 "streams": str(compiled.get_property("NUM_STREAMS")),
                 "concurrency": "serial",
             },

@@ -155,6 +155,12 @@ def test_bf16_is_computed_or_refused(tmp_path: Path) -> None:
     np.testing.assert_allclose(predictor.predict(inputs)["logits"], neural_reference(inputs)["logits"], atol=0.05)
 
 
+def test_openvino_pins_no_thread_to_a_core(tmp_path: Path) -> None:
+    """Replicas are separate processes, and OpenVINO would pin the threads of each to the same cores."""
+    predictor = OpenvinoRuntime().load(openvino(tmp_path).artifact, RuntimeOptions(threads=2))
+    assert predictor.settings["pinned"] == "False"
+
+
 def test_openvino_without_its_weights_is_named(tmp_path: Path) -> None:
     built = openvino(tmp_path)
     (tmp_path / "model.bin").unlink()
