@@ -109,7 +109,9 @@ def conform(spec: TensorSpec, tensor: Tensor, where: str) -> Tensor:
         return tensor
     if (spec.datatype is Datatype.BYTES) == (tensor.dtype.kind == "O") and tensor.dtype.kind != "O":
         kinds = tensor.dtype.kind + want.kind
-        if kinds == "ff" or want.kind == "f" or (kinds[0] in "iub" and want.kind in "iu" and _fits(tensor, want)):
+        if (kinds[0] in "iubf" and want.kind == "f") or (
+            kinds[0] in "iub" and want.kind in "iu" and _fits(tensor, want)
+        ):
             return tensor.astype(want)
     raise InvalidInput(
         f"{where} holds {tensor.dtype} for input '{spec.name}'", hint=f"the model takes {spec.datatype} there"

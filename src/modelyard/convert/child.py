@@ -25,7 +25,7 @@ _TRACEBACK_CHARACTERS = 16_000
 def main(task_file: str) -> int:
     """Do the task of `task_file`, write the answer, return the exit status (0 also for a named problem)."""
     task = msgspec.json.decode(Path(task_file).read_bytes(), type=Task)
-    isolation.die_with_parent()
+    isolation.die_with_parent(task.parent)
     layers = isolation.enter([Path(path) for path in task.writable])
     try:
         answer = _do(task, layers)

@@ -34,6 +34,7 @@ from modelyard.domain.artifacts import (
     RejectionReason,
     Tolerance,
 )
+from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype, Signature, Tensor, Tensors, TensorSpec
 
 _TIE_ABS, _TIE_REL = 1e-4, 1e-3
@@ -300,15 +301,22 @@ def _task_metrics(
 def measure_dataset(
     names: Sequence[str], task: str, signature: Signature, cases: Cases, runs: Sequence[CaseRun]
 ) -> dict[str, tuple[float, int]]:
-    """Each metric of `runs` on the dataset and the rows it is from; empty without labels. Raises InvalidInput."""
+    """Each metric of `runs` on the dataset and the rows it is from; empty without labels.
+
+    Without `names` it is the task's default, if that can be computed. Raises InvalidInput for a named one."""
     truth = cases.truth
     chunks = [(c, r) for c, r in zip(cases.cases, runs, strict=False) if c.kind is Kind.DATASET]
     if truth is None or not chunks or any(run.error for _, run in chunks):
         return {}
     outputs = {spec.name: np.concatenate([run.outputs[spec.name] for _, run in chunks]) for spec in signature.outputs}
     rows = len(next(iter(outputs.values())))
-    wanted = names or (metrics.default_for(task, signature),)
-    return {name: (metrics.measure(name, truth[:rows], outputs, signature), rows) for name in wanted}
+    if names:
+        return {name: (metrics.measure(name, truth[:rows], outputs, signature), rows) for name in names}
+    default = metrics.default_for(task, signature)
+    try:
+        return {default: (metrics.measure(default, truth[:rows], outputs, signature), rows)}
+    except InvalidInput:  # nobody asked for it, and labels may be of another kind (boxes, text)
+        return {}
 
 
 def _summary(outputs: Sequence[OutputAgreement], measured: Sequence[MetricAgreement]) -> str:

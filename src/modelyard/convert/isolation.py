@@ -30,9 +30,14 @@ _REFER_ABI2, _TRUNCATE_ABI3 = 1 << 13, 1 << 14
 _FILE_WRITES = (1 << 1) | _TRUNCATE_ABI3
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends, even by kill -9."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when the thread that started it ends, even by kill -9.
+
+    `parent`: its process id; where it has ended before this call, this process ends here.
+    """
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def enter(writable: Sequence[Path]) -> tuple[str, ...]:
@@ -90,10 +95,15 @@ def _end_like(pid: int, *, reap_all: bool = False) -> NoReturn:
             os._exit(128 - code if code < 0 else code)
 
 
+def landlock_abi() -> int:
+    """The kernel's Landlock version; 0 or less where it has none."""
+    return int(_libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
+
+
 def _landlock(writable: Sequence[Path]) -> bool:
     libc = _libc()
     libc.syscall.restype = ctypes.c_long
-    abi = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    abi = landlock_abi()
     if abi < 1:
         return False
     handled = _WRITES_ABI1 | (_REFER_ABI2 if abi >= 2 else 0) | (_TRUNCATE_ABI3 if abi >= 3 else 0)

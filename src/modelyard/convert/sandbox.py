@@ -23,6 +23,7 @@ from modelyard.convert.tasks import Answer, Problem, Task
 
 _POLL_S = 0.02
 _TREE_EVERY = 5  # polls between two walks of the process tree; the known processes are read at every poll
+_PIPE_READS = 256  # pages of a pipe at its largest (fs.pipe-max-size, 1 MiB), each read giving at least one
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
 
@@ -96,7 +97,7 @@ class ChildRunner:
         scratch.mkdir(parents=True, exist_ok=True)
         answer, task_file = directory / "answer.json", directory / "task.json"
         answer.unlink(missing_ok=True)
-        task = replace(task, answer=str(answer), writable=(*task.writable, str(directory)))
+        task = replace(task, answer=str(answer), writable=(*task.writable, str(directory)), parent=os.getpid())
         task_file.write_bytes(msgspec.json.encode(task))
         try:
             return self._watch(task_file, answer, scratch, timeout_s)
@@ -227,8 +228,8 @@ class _Watch:
             self._process.stdout.close()
 
     def _read(self, fd: int) -> bool:
-        """Take what the pipe holds now; False at its end."""
-        while True:
+        """Take what the pipe holds now, up to what a pipe can hold; False at its end."""
+        for _ in range(_PIPE_READS):
             try:
                 chunk = os.read(fd, 65536)
             except BlockingIOError:
@@ -236,8 +237,7 @@ class _Watch:
             if not chunk:
                 return False
             self._keep(chunk)
-            if len(chunk) < 65536:
-                return True
+        return True
 
     def _keep(self, chunk: bytes) -> None:
         if self._head_left:

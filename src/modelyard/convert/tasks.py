@@ -45,10 +45,14 @@ class RunTask:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The file a child reads: exactly one of `convert` and `run`, where to answer and where it may write."""
+    """The file a child reads: exactly one of `convert` and `run`; the runner fills in the rest.
 
-    answer: str
-    writable: tuple[str, ...]
+    `answer`: the file to answer in; `writable`: directories it may write; `parent`: process id of the runner.
+    """
+
+    answer: str = ""
+    writable: tuple[str, ...] = ()
+    parent: int = 0
     convert: ConvertTask | None = None
     run: RunTask | None = None
 

@@ -92,7 +92,7 @@ def as_bytes(element: object) -> bytes:
 
 def _split(joined: Tensor, ends: Tensor, shape: Tensor) -> Tensor:
     data, stops = joined.tobytes(), ends.tolist()
-    starts = [0, *stops[:-1]]
+    starts = [0, *stops][: len(stops)]
     out = np.empty(len(stops), dtype=np.object_)
     out[:] = [data[a:b] for a, b in zip(starts, stops, strict=True)]
     return out.reshape(tuple(int(n) for n in shape.tolist()))

@@ -325,7 +325,7 @@ class Walk:
             options=dict(known.edge.options),
             threads=self._runner.threads,
         )
-        child = Task(answer="", writable=(str(files),), convert=task)
+        child = Task(writable=(str(files),), convert=task)
         return self._runner.run(child, workspace / "convert", self._runner.limits.convert_s)
 
     def _calibration(self) -> list[dict[str, NDArray[Any]]]:
@@ -388,7 +388,7 @@ class Walk:
             optional_from=self._cases.first_dataset,
             budget_s=run_s / 4,
         )
-        child = Task(answer="", writable=(str(outputs.parent),), run=task)
+        child = Task(writable=(str(outputs.parent),), run=task)
         return self._runner.run(child, directory, run_s)
 
     def _runtime_for(self, format: str) -> str:  # noqa: A002 - the vocabulary's word

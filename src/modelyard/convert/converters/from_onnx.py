@@ -162,11 +162,19 @@ class _Reader:
 
 def _prepared(source: Path, directory: Path) -> Path:
     """The model optimised and with shapes inferred, as the quantizer wants it: it folds batch norms and constants."""
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = directory / "prepared.onnx"
     # Symbolic inference needs sympy and fails on many a dynamic graph; ONNX's own is enough for per-channel weights.
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    model = onnx.load(prepared)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    # The quantizer transposes Gemm weights in place and then trips over their recorded shapes.
+    shapes = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(shapes)
+    onnx.save(model, prepared)
     return prepared
 
 

@@ -195,7 +195,26 @@ def _save(program: Any, job: ConversionJob) -> Product:
         raise ConversionProblem(FailureClass.CONVERTER_ERROR, "torch.onnx gave no program")
     size = sum(p.const_value.nbytes for p in program.model.graph.initializers.values() if p.const_value is not None)
     program.save(str(job.directory / "model.onnx"), external_data=size > _INLINE_LIMIT_BYTES)
+    name_dimensions(job.directory / "model.onnx", job.signature)
     return Product("model.onnx")
+
+
+def name_dimensions(path: Path, signature: Signature) -> None:
+    """Give symbolic dimensions the signature's names; the exporter numbers them (`s87`)."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    specs = {spec.name: spec for spec in (*signature.inputs, *signature.outputs)}
+    names: dict[str, str] = {}
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, name in zip(value.type.tensor_type.shape.dim, specs[value.name].shape, strict=False):
+            if dim.dim_param and isinstance(name, str):
+                names.setdefault(dim.dim_param, name)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+    onnx.save(model, path)
 
 
 def _onnx_legacy(torch: Any, job: ConversionJob) -> Product:

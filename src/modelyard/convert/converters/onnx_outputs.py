@@ -9,6 +9,7 @@ from modelyard.convert.ports import ConversionProblem, Product
 from modelyard.domain.artifacts import FailureClass
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 
+_OPSET = 15
 _ROLES = {
     "label": ("label", "output_label"),
     "probabilities": ("probabilities", "output_probability", "probability_tensor"),
@@ -26,6 +27,8 @@ def finish(model: Any, signature: Signature, directory: Path) -> Product:
     del model.graph.output[:]
     for index, (spec, name) in enumerate(chosen):
         _append(onnx, model.graph, spec, found[name], f"modelyard_{index}")
+    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("", _OPSET))  # a bare tree ensemble imports ai.onnx.ml only
     onnx.checker.check_model(model)
     onnx.save(model, directory / "model.onnx")
     return Product("model.onnx")

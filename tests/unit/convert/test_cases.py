@@ -1,0 +1,132 @@
+"""Which inputs are generated, from what, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelyard.convert import Evidence, cases, tensorfile
+from modelyard.convert.cases import Kind
+from modelyard.domain.errors import InvalidInput
+from modelyard.domain.tensors import Datatype, Signature, TensorSpec
+from modelyard.domain.versions import DatasetSpec
+
+OUT = (TensorSpec("y", Datatype.FP32, ("batch", 2)),)
+MIXED = Signature(
+    (
+        TensorSpec("f", Datatype.FP32, ("batch", 3)),
+        TensorSpec("i", Datatype.INT64, ("batch", "length")),
+        TensorSpec("s", Datatype.BYTES, ("batch",)),
+        TensorSpec("b", Datatype.BOOL, ("batch",)),
+    ),
+    OUT,
+)
+
+
+def write(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_generated_cases_fit_the_signature_and_repeat_with_the_seed() -> None:
+    first, again = (cases.build(MIXED, Evidence(seed=4)) for _ in range(2))
+    for case, other in zip(first.cases, again.cases, strict=True):
+        assert MIXED.check_inputs(case.inputs) in (1, 2, 7)
+        assert all(np.array_equal(case.inputs[n], other.inputs[n]) for n in case.inputs)
+    assert {c.rows for c in first.cases} == {1, 2, 7}
+    assert [c.name for c in first.cases][:4] == ["example", "batch-1", "batch-7", "resized"]
+
+
+def test_extremes_have_the_size_of_the_example_and_span_the_range() -> None:
+    of = {c.name: c for c in cases.build(MIXED, Evidence()).cases}
+    extremes = [c for c in of.values() if c.kind is Kind.EXTREME]
+    assert {c.rows for c in extremes} == {2}
+    assert not of["zeros"].inputs["f"].any()
+    assert (of["negative"].inputs["f"] < 0).all()
+    assert np.abs(of["large"].inputs["f"]).max() > 100
+
+
+def test_integers_and_strings_stay_within_what_the_data_shows(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "d.npz",
+        f=np.zeros((20, 3), np.float32),
+        i=np.arange(20 * 6).reshape(20, 6) % 5 + 10,
+        s=np.array(["ä", "b"] * 10),
+        b=np.ones(20, bool),
+    )
+    made = cases.build(MIXED, Evidence(dataset=path))
+    for case in made.cases:
+        assert case.inputs["i"].min() >= 10
+        assert case.inputs["i"].max() <= 14
+        assert set(case.inputs["s"].tolist()) <= {"ä".encode(), b"b"}
+    resized = next(c for c in made.cases if c.name == "resized")
+    assert resized.inputs["i"].shape[1] != 6
+
+
+def test_a_dataset_is_cut_into_chunks_bounded_in_rows_labels_kept(tmp_path: Path) -> None:
+    signature = Signature((TensorSpec("f", Datatype.FP32, ("batch", 3)),), OUT)
+    path = write(tmp_path / "d.npz", x=np.ones((100, 3)), y=np.arange(100))
+    evidence = Evidence(dataset=path, dataset_spec=DatasetSpec("d.npz", {"f": "x"}, "y"), max_rows=70)
+    made = cases.build(signature, evidence)
+    chunks = [c for c in made.cases if c.kind is Kind.DATASET]
+    assert [c.rows for c in chunks] == [32, 32, 6]
+    assert chunks[0].inputs["f"].dtype == np.float32
+    assert made.truth is not None
+    assert made.cases[made.first_dataset].kind is Kind.DATASET
+
+
+def test_a_fixed_batch_is_the_only_size(tmp_path: Path) -> None:
+    signature = Signature((TensorSpec("f", Datatype.FP32, (4, 3)),), (TensorSpec("y", Datatype.FP32, (4, 2)),))
+    path = write(tmp_path / "d.npz", f=np.ones((10, 3), np.float32))
+    made = cases.build(signature, Evidence(dataset=path))
+    assert {c.inputs["f"].shape for c in made.cases} == {(4, 3)}
+    assert sum(c.kind is Kind.DATASET for c in made.cases) == 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"g": np.zeros((4, 3))}, "no array 'f'"),
+        ({"f": np.zeros((4, 3), complex)}, "complex"),
+        ({"f": np.zeros((0, 3), np.float32)}, "same number of rows"),
+        ({"f": np.zeros((4, 2), np.float32)}, "shape"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_is_invalid_input(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    signature = Signature((TensorSpec("f", Datatype.FP32, ("batch", 3)),), OUT)
+    with pytest.raises(InvalidInput, match=message) as caught:
+        cases.build(signature, Evidence(dataset=write(tmp_path / "d.npz", **arrays)))
+    assert caught.value.hint
+
+
+def test_integers_that_do_not_fit_are_not_wrapped() -> None:
+    spec = TensorSpec("i", Datatype.INT8, ("batch",))
+    assert cases.conform(spec, np.array([1, -128]), "data").dtype == np.int8
+    with pytest.raises(InvalidInput):
+        cases.conform(spec, np.array([1, 128]), "data")
+
+
+def test_tensors_of_every_datatype_survive_the_file(tmp_path: Path) -> None:
+    tensors = {str(d): np.zeros((2, 3), d.numpy) for d in Datatype if d is not Datatype.BYTES}
+    tensors["0/s|x"] = np.array([[b"", "grün".encode()], [b"\x00\xff", b"b"]], dtype=object)
+    tensors["empty"] = np.empty((0,), dtype=object)
+    tensorfile.save(tmp_path / "t.npz", tensors)
+    loaded = tensorfile.load(tmp_path / "t.npz")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert loaded[name].shape == tensor.shape
+        assert loaded[name].tolist() == tensor.tolist()
+
+
+def test_pickled_objects_in_a_file_are_never_opened(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", x=np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InvalidInput, match=r"t\.npz"):
+        tensorfile.load(tmp_path / "t.npz")
+    (tmp_path / "u.npz").write_bytes(b"no zip")
+    with pytest.raises(InvalidInput):
+        tensorfile.load(tmp_path / "u.npz")
