@@ -119,15 +119,23 @@ def main(argv: Sequence[str] | None = None, *, open_yard: OpenYard | None = None
     except ModelyardError as error:
         return _known(session, error)
     except (ReaderGone, BrokenPipeError):
-        # what is still buffered must not fail again when the interpreter flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return _reader_gone()
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return _reader_gone()  # typer met it while printing help
     except Exception as error:  # noqa: BLE001  (the process boundary: told in one line, traceback kept)
         known = of_os_error(error) if isinstance(error, OSError) else None
         if known is None:
             return _unexpected(session, error)
         known.__cause__ = error
         return _known(session, known)
+
+
+def _reader_gone() -> int:
+    # what is still buffered must not fail again when the interpreter flushes at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def _terminate(_signum: int, _frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from modelyard.cli.exits import Complaint
+from modelyard.cli.exits import Complaint, ReaderGone
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -92,6 +92,12 @@ def _console(*, stderr: bool) -> Console:
 
     from rich.console import Console
 
+    class Plain(Console):
+        """Leaves a broken pipe to the boundary in `app`; rich would exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise ReaderGone
+
     stream = sys.stderr if stderr else sys.stdout
     sized = stream.isatty() or "COLUMNS" in os.environ
-    return Console(stderr=stderr, width=None if sized else PLAIN_WIDTH, highlight=False, emoji=False, markup=False)
+    return Plain(stderr=stderr, width=None if sized else PLAIN_WIDTH, highlight=False, emoji=False, markup=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -141,3 +143,20 @@ def test_the_facade_is_closed_after_a_failure(yard: Callable[..., Run]) -> None:
     fake = failing(NotFound)
     yard("doctor", over=fake)
     assert fake.closed
+
+
+@pytest.mark.parametrize("argv", [("config", "show"), ("config", "show", "--json"), ("--help",)])
+def test_a_reader_that_went_away_ends_it_quietly(argv: tuple[str, ...], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "modelyard", *argv],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "MODELYARD_HOME": str(tmp_path)},
+        text=True,
+        timeout=60,
+    )
+    os.close(writing)
+    assert done.returncode == exits.BROKEN_PIPE
+    assert done.stderr == ""
