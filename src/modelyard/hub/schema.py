@@ -91,6 +91,7 @@ version_metrics = Table(
     Column("name", Text, primary_key=True),
     _version_key(primary=True),
     Column("value", Float(53), nullable=False),
+    Index(None, "name", "value", "version_id"),
     Index(None, "version_id"),
     sqlite_with_rowid=False,
 )

@@ -6,6 +6,7 @@ import base64
 import binascii
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, select
@@ -13,8 +14,8 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.versions import Version
 from modelyard.hub.records import load_versions
-from modelyard.hub.schema import version_labels, version_metrics, versions
-from modelyard.hub.values import MetricFilter, Page, VersionQuery
+from modelyard.hub.schema import models, version_labels, version_metrics, versions
+from modelyard.hub.values import Page, VersionQuery
 from modelyard.hub.words import matching
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -26,60 +27,113 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+_RARE = 500  # what fewer versions meet is looked up first, by id; commoner values are walked newest first
+
+
+@dataclass(frozen=True)
+class _Join:
+    """A filter by an index beside `versions`: its table, its column of version row ids, what must hold there."""
+
+    source: Any
+    key: ColumnElement[int]
+    condition: ColumnElement[bool]
+
+
 def find_versions(connection: Connection, query: VersionQuery) -> Page[Version]:
     """The page of versions that `query` asks for. Raises InvalidInput for a cursor that is none of ours."""
-    statement = _statement(connection.dialect.name, query)
+    joins = [*_labels(query), *_metrics(query)]
+    position = None if query.cursor is None else _position(query.cursor)
+    if query.text:
+        found = matching(connection.dialect.name, query.text)
+        if found is None:
+            return Page(())
+        joins.insert(0, _Join(*found))
+    rare = _rarest(connection, _filters(query, joins))
+    if rare is not None and not rare[1]:
+        return Page(())
+    statement = _statement(query, joins, rare, position)
     ids = [int(row[0]) for row in connection.execute(statement)]
     page, more = ids[: query.limit], len(ids) > query.limit
     return Page(tuple(load_versions(connection, page)), _cursor(page[-1]) if more else None)
 
 
-def _statement(dialect: str, query: VersionQuery) -> Select[int]:
-    """Joins on indexes that are ordered by version id, so that a page of a common value ends early.
+def _filters(query: VersionQuery, joins: list[_Join]) -> list[tuple[ColumnElement[int], Select[int]]]:
+    """Each filter by itself: a column of `versions`, and the values of it that meet the filter, by an index."""
+    v = versions.c
+    found: list[tuple[ColumnElement[int], Select[int]]] = [(v.id, select(j.key).where(j.condition)) for j in joins]
+    if query.name:
+        found.append((v.model_id, select(models.c.id).where(_like(models.c.name, query.name))))
+    found += [(v.id, select(v.id).where(condition)) for condition in _equalities(query)]
+    return found if len(found) > 1 or query.name else []
 
-    The page is ordered by the id column of the first join and not by `versions.id`: SQLite does not see through
+
+def _rarest(
+    connection: Connection, filters: list[tuple[ColumnElement[int], Select[int]]]
+) -> tuple[ColumnElement[int], list[int]] | None:
+    """The most selective filter as a short list of ids; None where all are common (or there is one at most)."""
+    rarest: tuple[ColumnElement[int], list[int]] | None = None
+    for column, statement in filters:
+        ids = [int(row[0]) for row in connection.execute(statement.limit(_RARE + 1))]
+        if len(ids) <= _RARE and (rarest is None or len(ids) < len(rarest[1])):
+            rarest = column, ids
+    return rarest
+
+
+def _statement(
+    query: VersionQuery,
+    joins: list[_Join],
+    rare: tuple[ColumnElement[int], list[int]] | None,
+    position: int | None,
+) -> Select[int]:
+    """Where all filters are common: walk an index that is ordered by version id, so that a page ends early.
+
+    Such a page is ordered by the id column of the first join and not by `versions.id`: SQLite does not see through
     the equality of the two and would sort every match.
     """
-    key: ColumnElement[int] = versions.c.id
-    statement: Select[Any] = select(versions.c.id)
-    for joined in [*_labels(query), *(_metric(metric) for metric in query.metrics)]:
-        source, condition = joined
-        if key is versions.c.id:
-            key = source.c.version_id
-        statement = statement.join(source, source.c.version_id == versions.c.id).where(condition)
+    key: ColumnElement[int] = joins[0].key if joins and rare is None else versions.c.id
+    statement: Select[int] = select(versions.c.id)
+    for join in joins:
+        statement = statement.join(join.source, join.key == versions.c.id).where(join.condition)
     if query.name:
-        statement = statement.where(versions.c.model.like(_pattern(query.name), escape="\\"))
-    if query.task:
-        statement = statement.where(versions.c.task == query.task)
-    if query.framework:
-        statement = statement.where(versions.c.framework == query.framework)
-    if query.text:
-        words = matching(dialect, query.text)
-        statement = statement.where(versions.c.id.in_(words)) if words is not None else statement.where(_NEVER)
-    if query.cursor is not None:
-        statement = statement.where(key < _position(query.cursor))
+        statement = statement.where(_like(versions.c.model, query.name))
+    for condition in _equalities(query):
+        statement = statement.where(condition)
+    if rare is not None:
+        statement = statement.where(rare[0].in_(rare[1]))
+    if position is not None:
+        statement = statement.where(key < position)
     return statement.order_by(key.desc()).limit(query.limit + 1)
 
 
-_NEVER = versions.c.id < 0
+def _equalities(query: VersionQuery) -> list[ColumnElement[bool]]:
+    wanted = ((versions.c.task, query.task), (versions.c.framework, query.framework))
+    return [column == value for column, value in wanted if value]
 
 
-def _labels(query: VersionQuery) -> list[tuple[Any, ColumnElement[bool]]]:
+def _labels(query: VersionQuery) -> list[_Join]:
     wanted = [("tag", tag) for tag in dict.fromkeys(query.tags)]
     if query.format:
         wanted.append(("format", query.format))
-    found: list[tuple[Any, ColumnElement[bool]]] = []
+    found = []
     for kind, value in wanted:
         label = version_labels.alias()
-        found.append((label, (label.c.kind == kind) & (label.c.value == value)))
+        found.append(_Join(label, label.c.version_id, (label.c.kind == kind) & (label.c.value == value)))
     return found
 
 
-def _metric(metric: MetricFilter) -> tuple[Any, ColumnElement[bool]]:
-    if metric.operator not in _COMPARE:
-        raise InvalidInput(f"'{metric.operator}' is no comparison", hint=f"use one of {' '.join(_COMPARE)}")
-    source = version_metrics.alias()
-    return source, (source.c.name == metric.name) & _COMPARE[metric.operator](source.c.value, metric.value)
+def _metrics(query: VersionQuery) -> list[_Join]:
+    found = []
+    for metric in query.metrics:
+        if metric.operator not in _COMPARE:
+            raise InvalidInput(f"'{metric.operator}' is no comparison", hint=f"use one of {' '.join(_COMPARE)}")
+        source = version_metrics.alias()
+        holds = _COMPARE[metric.operator](source.c.value, metric.value)
+        found.append(_Join(source, source.c.version_id, (source.c.name == metric.name) & holds))
+    return found
+
+
+def _like(column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+    return column.like(_pattern(name), escape="\\")
 
 
 def _pattern(name: str) -> str:

@@ -9,7 +9,20 @@ import itertools
 import re
 import unicodedata
 
-from sqlalchemy import Connection, Select, Text, cast, column, delete, func, insert, select, table, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    TableClause,
+    Text,
+    cast,
+    column,
+    delete,
+    func,
+    insert,
+    literal_column,
+    table,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
 
 from modelyard.domain.versions import Description
@@ -18,8 +31,8 @@ _WORD = re.compile(r"[^\W_]+")
 _MAX_LETTERS = 64
 _MAX_BYTES = 512 * 1024  # of the words of one version: a tsvector holds 1 MiB
 
-_fts = table("version_text", column("rowid"), column("words"))
-_gin = table("version_text", column("version_id"), column("words"))
+_fts = table("version_text", column("rowid", Integer), column("words"))
+_gin = table("version_text", column("version_id", Integer), column("words"))
 
 
 def words_of(content: str) -> list[str]:
@@ -55,13 +68,16 @@ def drop_words(connection: Connection, version: int) -> None:
         connection.execute(delete(_fts).where(_fts.c.rowid == version))
 
 
-def matching(dialect: str, content: str) -> Select[int] | None:
-    """Row ids of the versions in which every word of `content` begins a word; None where it has no word."""
+def matching(dialect: str, content: str) -> tuple[TableClause, ColumnElement[int], ColumnElement[bool]] | None:
+    """The index, its column of version row ids, and the condition that every word of `content` begins a word there.
+
+    None where `content` has no word.
+    """
     words = words_of(content)
     if not words:
         return None
     if dialect == "postgresql":
         query = cast(" & ".join(f"'{word}':*" for word in words), TSQUERY)
-        return select(_gin.c.version_id).where(_gin.c.words.op("@@")(query))
+        return _gin, _gin.c.version_id, _gin.c.words.op("@@", is_comparison=True)(query)
     match = " AND ".join(f'"{word}"*' for word in words)
-    return select(_fts.c.rowid).where(text("version_text MATCH :match").bindparams(match=match))
+    return _fts, _fts.c.rowid, literal_column("version_text").op("MATCH", is_comparison=True)(match)

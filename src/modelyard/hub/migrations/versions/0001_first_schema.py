@@ -208,6 +208,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", "version_id", name=op.f("pk_version_metrics")),
         sqlite_with_rowid=False,
     )
+    op.create_index(
+        op.f("ix_version_metrics_name_value_version_id"),
+        "version_metrics",
+        ["name", "value", "version_id"],
+        unique=False,
+    )
     op.create_index(op.f("ix_version_metrics_version_id"), "version_metrics", ["version_id"], unique=False)
     op.create_table(
         "artifact_files",
@@ -229,7 +235,10 @@ def upgrade() -> None:
         )
         op.create_index("ix_version_text_words", "version_text", ["words"], postgresql_using="gin")
     else:
-        op.execute("CREATE VIRTUAL TABLE version_text USING fts5(words, tokenize = 'unicode61 remove_diacritics 0')")
+        op.execute(
+            "CREATE VIRTUAL TABLE version_text"
+            " USING fts5(words, detail = none, tokenize = 'unicode61 remove_diacritics 0')"
+        )
 
 
 def downgrade() -> None:
