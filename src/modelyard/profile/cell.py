@@ -215,6 +215,7 @@ class Cell:
             **noise,
             "price": f"{price.per_core_hour:g} {price.currency} per core-hour: {price.source} ({price.as_of})",
             "warm_up_p50s_ms": " ".join(f"{p50:.4g}" for p50 in (self._warmed.p50s_ms if self._warmed else ())),
+            "client_scheduling": self._warmed.scheduling if self._warmed else "",
         }
 
     def _indicators(self, samples: Samples, summaries: Sequence[BlockSummary]) -> Indicators:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from modelyard.runtimes import Predictor
 
 
+LONGEST_RUN_S = 0.4
+
+
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
     """Median wall and mean CPU seconds of one run of `batch` rows with `threads` intra-op threads."""
@@ -69,9 +72,10 @@ def measure_curve(
     point_budget_s: float = 0.25,
     timeout_s: float = 120.0,
 ) -> Curve:
-    """Measure every (batch, threads) point; a point runs for about `point_budget_s` (at least 3 runs).
+    """Measure every (batch, threads) point; a point runs for about `point_budget_s`, or once if a run takes longer.
 
-    `payload` are the inputs of some rows; they are repeated to make up a batch. A failure is a Curve with `error`.
+    Batches beyond one that took `LONGEST_RUN_S` are left out. `payload` are the inputs of some rows; they are repeated
+    to make up a batch. A failure is a Curve with `error`.
     """
     names = tuple(n for n, t in payload.items() if Datatype.of(t.dtype) is Datatype.BYTES)
     with tempfile.TemporaryDirectory(prefix="yard-curve-") as folder:
@@ -137,7 +141,8 @@ def _measure(predictor: Predictor, tensors: Tensors, batch: int, threads: int, b
     walls: list[float] = []
     cpu = time.process_time()
     until = time.perf_counter() + budget_s
-    while len(walls) < 3 or (time.perf_counter() < until and len(walls) < 2000):
+    least = 3 if first < budget_s else 1
+    while len(walls) < least or (time.perf_counter() < until and len(walls) < 2000):
         before = time.perf_counter()
         predictor.predict(tensors)
         walls.append(time.perf_counter() - before)

@@ -51,12 +51,13 @@ Command = WarmUp | RunBlock
 
 
 class WarmedUp(msgspec.Struct, frozen=True, tag="warmed-up"):
-    """Answer to `WarmUp`: p50 of each warm-up block, and how the first request of all went."""
+    """Answer to `WarmUp`: p50 of each warm-up block, how the first request of all went, the client's scheduling."""
 
     settled: bool
     p50s_ms: tuple[float, ...]
     first_response_ms: float
     first_status: int
+    scheduling: str
 
 
 class BlockDone(msgspec.Struct, frozen=True, tag="block-done"):
