@@ -34,6 +34,8 @@ from modelyard.workflow.rows import Rows
 from modelyard.workflow.values import ProfileRequest
 
 Report: TypeAlias = Callable[[str], None]
+RETAKES = 2
+"""How often an invalid measurement (disturbed, or its client too slow) is taken again before it is left invalid."""
 PAYLOADS = 64
 """Different requests a measurement cycles through."""
 
@@ -188,17 +190,30 @@ class Bench:
                 if len(configurations) == 1:
                     raise
                 report(f"{configuration.label} left out: {error}")
-        if fresh:
-            rows = self.profiling.rows.rows(self.version)
-            payloads = payloads_of(rows, work, self.profiling.rows.outer_signature(self.version).batched)
-            cells = self.profiling.profiler.measure_interleaved(
-                fresh, work, payloads, purpose=purpose, progress=lambda p: report(f"{p.stage} {p.done}/{p.total}")
-            )
-            for cell in cells:
-                recorded = self.profiling.hub.measurements.record(cell.measurement, cell.samples)
-                found[recorded.configuration] = recorded
-                shutil.rmtree(cell.samples.parent, ignore_errors=True)
+        for take in range(1 + RETAKES):
+            if take:
+                report(f"{len(fresh)} invalid, measured again ({take} of {RETAKES})")
+            for measured in self._interleaved(fresh, work, purpose, report):
+                found[measured.configuration] = measured
+            fresh = [s for s in fresh if found[s.configuration].verdict.validity is Validity.INVALID]
+            if not fresh:
+                break
         return [found[c] for c in configurations if c in found]
+
+    def _interleaved(
+        self, services: Sequence[MeasuredService], work: Workload, purpose: str, report: Report
+    ) -> Iterator[Measurement]:
+        if not services:
+            return
+        profiling = self.profiling
+        rows = profiling.rows.rows(self.version)
+        payloads = payloads_of(rows, work, profiling.rows.outer_signature(self.version).batched)
+        cells = profiling.profiler.measure_interleaved(
+            services, work, payloads, purpose=purpose, progress=lambda p: report(f"{p.stage} {p.done}/{p.total}")
+        )
+        for cell in cells:
+            yield profiling.hub.measurements.record(cell.measurement, cell.samples)
+            shutil.rmtree(cell.samples.parent, ignore_errors=True)
 
     def _known(self, configurations: Sequence[Configuration], work: Workload) -> dict[Configuration, Measurement]:
         known = {c: self.profiling.known(self.version, c, work) for c in configurations}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelyard.domain.errors import InvalidInput
+from modelyard.domain.errors import InvalidInput, Unsupported
 from modelyard.domain.tensors import Datatype, Dim, Signature, Tensor, Tensors, TensorSpec
 from modelyard.domain.versions import DatasetSpec, Version
 from modelyard.hub import Hub
@@ -37,8 +37,18 @@ class Rows:
         return signature
 
     def rows(self, version: Version, most: int = MAX_ROWS) -> Tensors:
-        """Up to `most` rows as clients send them (one request's tensors where the signature is not batched)."""
-        return self._rows(version, self.outer_signature(version), most)
+        """Up to `most` rows as clients send them (one request's tensors where the signature is not batched).
+
+        With preprocessing: the dataset's raw inputs if it has them, else the model's inputs with the steps undone.
+        """
+        definition, signature = version.definition, self.outer_signature(version)
+        if not definition.preprocess or _covers(definition.dataset, signature):
+            return self._rows(version, signature, most)
+        before = Pipeline.build(definition.preprocess, self.hub.versions.checkout(version), Phase.BEFORE)
+        try:
+            return before.undo(self.model_rows(version, most))
+        except Unsupported:  # a Python step cannot be undone
+            return generated_rows(signature, min(most, 64))
 
     def model_rows(self, version: Version, most: int = MAX_ROWS) -> Tensors:
         """Up to `most` rows as the model itself takes them, after the preprocessing steps."""
@@ -46,7 +56,7 @@ class Rows:
 
     def _rows(self, version: Version, signature: Signature, most: int) -> Tensors:
         dataset = version.definition.dataset
-        if dataset and all(spec.name in dataset.inputs for spec in signature.inputs):
+        if dataset is not None and _covers(dataset, signature):
             return dataset_rows(dataset, self.hub.versions.checkout(version), signature, most)
         return generated_rows(signature, min(most, 64))
 
@@ -55,6 +65,11 @@ class Rows:
         signature = self.outer_signature(version)
         rows = self.rows(version, 1)
         return {n: t[:1] for n, t in rows.items()} if signature.batched else rows
+
+
+def _covers(dataset: DatasetSpec | None, signature: Signature) -> bool:
+    """Whether the dataset has an array for every input of `signature`."""
+    return dataset is not None and all(spec.name in dataset.inputs for spec in signature.inputs)
 
 
 def dataset_rows(dataset: DatasetSpec, directory: Path, signature: Signature, most: int) -> Tensors:

@@ -1,0 +1,125 @@
+"""publish, end to end: the four examples go from a manifest to a live, proven, profiled service."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import YardCli
+
+Trained = Callable[[str], Path]
+EASY_SLO = "p99 <= 400 ms at 50 rps"
+"""These tests are of the pipeline, not of the machine they run on."""
+
+
+def answer_of(curl: str) -> dict[str, np.ndarray]:
+    done = subprocess.run(shlex.split(curl), capture_output=True, text=True, timeout=60, check=True)
+    return {o["name"]: np.array(o["data"]).reshape(o["shape"]) for o in json.loads(done.stdout)["outputs"]}
+
+
+@pytest.mark.timeout(600)
+def test_digits_goes_live_with_its_evidence_and_again_without_doing_anything_twice(
+    yard: YardCli, trained: Trained, tmp_path: Path
+) -> None:
+    manifest = trained("digits")
+    report = tmp_path / "report.html"
+    first = yard.json("publish", str(manifest), "--slo", EASY_SLO, "--effort", "quick", "--html", str(report))
+
+    assert first["version"]["number"] == 1
+    assert first["created"] is True
+    outcomes = {str(c["target"]["format"]): c["outcome"] for c in first["conversions"]}
+    assert outcomes["onnx"] == "proven"
+    assert first["choice"]["met"] is True
+    chosen = first["choice"]["chosen"]
+    assert chosen["indicators"]["p99_ms"]["high"] <= 400
+    assert chosen["verdict"]["validity"] != "invalid"
+    assert len(first["choice"]["considered"]) >= 4
+
+    assert answer_of(first["curl"])["logits"].shape == (1, 10)
+    page = report.read_text()
+    assert "digits:1" in page
+    assert "<svg" in page
+    assert "http://" not in page.replace(first["service"]["endpoint"]["host"], "").replace("http://:", "").replace(
+        "http://www.w3.org", ""
+    )
+
+    with np.load(manifest.parent / "holdout.npz") as file:
+        images, labels = file["x"][:50], file["y"][:50]
+    np.save(tmp_path / "images.npy", images)
+    predicted = yard.json("predict", "digits", "--input", str(tmp_path / "images.npy"))
+    logits = np.array(predicted["outputs"][0]["data"]).reshape(50, 10)
+    assert (logits.argmax(1) == labels).mean() > 0.9
+
+    again = yard.json("publish", str(manifest), "--slo", EASY_SLO, "--effort", "quick")
+    assert again["created"] is False
+    assert again["choice"]["chosen"]["id"] == chosen["id"]
+    assert len(yard.json("measurements", "ls", "digits:1")) == len(first["choice"]["considered"])
+    assert [s["service"]["name"] for s in yard.json("services", "ls")] == ["digits"]
+
+    yard.ok("services", "stop", "digits")
+    assert yard.json("services", "ls") == []
+    assert yard.processes() == []
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("name", "extra", "outputs"),
+    [
+        ("tabular", ("--slo", EASY_SLO), {"label", "probabilities"}),
+        ("multi_io", ("--slo", EASY_SLO), {"label", "probabilities"}),
+        ("resnet50", ("--to", "openvino"), {"logits"}),
+    ],
+)
+def test_every_example_publishes(
+    yard: YardCli, trained: Trained, name: str, extra: tuple[str, ...], outputs: set[str]
+) -> None:
+    published = yard.json("publish", str(trained(name)), "--effort", "quick", *extra)
+    assert published["service"]["endpoint"]["http_port"] > 0
+    assert "proven" in {c["outcome"] for c in published["conversions"]}
+    assert published["choice"]["naive"] is not None
+    assert set(answer_of(published["curl"])) == outputs
+
+
+@pytest.mark.timeout(600)
+def test_an_slo_that_nothing_meets_is_said_plainly_and_nothing_is_deployed(yard: YardCli, trained: Trained) -> None:
+    done = yard.run("publish", str(trained("tabular")), "--effort", "quick", "--slo", "p99 <= 0.001 ms at 50 rps")
+    assert done.returncode == 4
+    assert "p99 <= 0.001 ms" in done.stdout
+    assert "none of" in done.stdout
+    assert yard.json("services", "ls") == []
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_while_profiling_leaves_nothing_running_and_what_was_done_is_kept(
+    yard: YardCli, trained: Trained
+) -> None:
+    command = yard.command("publish", str(trained("tabular")), "--effort", "quick", "--slo", EASY_SLO)
+    process = subprocess.Popen(
+        command, env=yard.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "block" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+
+    deadline = time.monotonic() + 20
+    while yard.processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert yard.processes() == []
+    assert yard.json("services", "ls") == []
+
+    published = yard.json("publish", str(trained("tabular")), "--effort", "quick", "--slo", EASY_SLO)
+    assert published["created"] is False
+    assert published["choice"]["met"] is True
