@@ -41,7 +41,9 @@ _COMMON_OPTIONS: Final = {
 
 def group(name: str, help: str) -> typer.Typer:  # noqa: A002  (typer's own word)
     """A resource: a group of actions (`yard models ...`)."""
-    return typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+    return typer.Typer(
+        name=name, help=help, short_help=help, no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    )
 
 
 def command(app: typer.Typer, name: str, *, kept: str = "") -> Callable[[Body], Body]:
@@ -65,10 +67,15 @@ def command(app: typer.Typer, name: str, *, kept: str = "") -> Callable[[Body], 
         run.__name__ = body.__name__
         run.__doc__ = inspect.getdoc(body)
         run.__signature__ = _signature(body)  # type: ignore[attr-defined]
-        app.command(name)(run)
+        app.command(name, short_help=_summary(run.__doc__ or ""))(run)
         return body
 
     return register
+
+
+def _summary(doc: str) -> str:
+    """The first sentence up to its colon: what fits beside the name in the list of commands."""
+    return doc.partition("\n")[0].partition(". ")[0].partition(":")[0].rstrip(".")
 
 
 def _signature(body: Body) -> inspect.Signature:
