@@ -77,13 +77,13 @@ class Yard:
         self._rows = Rows(self.hub)
         self._registering = Registering(self.hub, self._conversions, settings.work_dir)
         self._converting = Converting(self.hub, self._conversions, _now)
-        self._deployer = Deployer(self.hub, self.engine, self.runtimes, self._rows, _now)
+        self.deployer = Deployer(self.hub, self.engine, self.runtimes, self._rows, _now)
         price = Price(
             settings.price_per_core_hour, settings.price_currency, settings.price_source, settings.price_as_of
         )
         profiler = Profiler(settings.work_dir / "profile", price)
         self._profiling = Profiling(
-            self.hub, self.runtimes, self._deployer, self._rows, profiler, settings.work_dir / "curves"
+            self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir / "curves"
         )
         self._reporting = Reporting(self.hub)
         self._publisher = Publisher(
@@ -91,7 +91,7 @@ class Yard:
             self._registering,
             self._converting,
             self._profiling,
-            self._deployer,
+            self.deployer,
             self._reporting,
             self._rows,
             settings.home / "samples",
@@ -200,27 +200,27 @@ class Yard:
 
     def deploy(self, ref: str, request: DeployRequest | None = None, *, listener: Listener = silent) -> Service:
         """Deploy a version: as last published, else as the request says."""
-        return self._deployer.deploy(ref, request or DeployRequest(), listener)
+        return self.deployer.deploy(ref, request or DeployRequest(), listener)
 
     def services(self) -> list[ServiceStatus]:
         """Every service, with the state of its processes now."""
-        return self._deployer.list()
+        return self.deployer.list()
 
     def service(self, name: str) -> ServiceStatus:
         """One service. Raises NotFound."""
-        return self._deployer.status(name)
+        return self.deployer.status(name)
 
     def stop(self, name: str) -> None:
         """Drain and stop a service. Raises NotFound."""
-        self._deployer.stop(name)
+        self.deployer.stop(name)
 
     def logs(self, name: str, *, replica: int | None = None, follow: bool = False, tail: int = 100) -> Iterator[str]:
         """Log lines of a service. Raises NotFound."""
-        return self._deployer.logs(name, replica=replica, follow=follow, tail=tail)
+        return self.deployer.logs(name, replica=replica, follow=follow, tail=tail)
 
     def predict(self, service: str, tensors: Tensors) -> dict[str, Tensor]:
         """Ask a running service. Raises NotFound, InvalidInput, Unavailable."""
-        return self._deployer.predict(service, tensors)
+        return self.deployer.predict(service, tensors)
 
     def diff(self, left: str, right: str) -> VersionDiff:
         """What differs between two versions. Raises NotFound."""

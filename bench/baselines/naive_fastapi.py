@@ -1,6 +1,6 @@
 """The service a team writes in an afternoon: FastAPI and eager PyTorch. The baseline of the benches.
 
-    python bench/naive_fastapi.py --port 8100 --factory net.py:build --weights weights.safetensors
+    python bench/baselines/naive_fastapi.py --port 8100 --factory net.py:build --weights weights.safetensors
 
 It answers POST /v2/models/{name}/infer, JSON or binary, for a model with one FP32 input, so that the same load client
 drives it and Modelyard with the same bytes. It is given every kindness that costs the author nothing: eval mode,
@@ -46,6 +46,7 @@ def build_app(model: torch.nn.Module) -> FastAPI:
         return {"ready": True}
 
     @app.post("/v2/models/{name}/infer")
+    @app.post("/v2/models/{name}/versions/{version}/infer")
     async def infer(name: str, request: Request) -> dict[str, object]:
         body = await request.body()
         header = int(request.headers.get("inference-header-content-length", len(body)))
