@@ -9,22 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.domain.artifacts import SKLEARN, LocalArtifact, Precision
-from modelyard.domain.errors import InvalidInput, Rejected, Unsupported
+from modelyard.domain.errors import Rejected, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, Tensors, TensorSpec
 from modelyard.runtimes.loading import entry_file, installed, loading, require, require_device, require_precision
 from modelyard.runtimes.ports import Availability, RuntimeOptions
 from modelyard.runtimes.predictor import CheckedPredictor, Run
 from modelyard.runtimes.safe_types import SAFE_TYPES
-from modelyard.runtimes.strings import to_text
+from modelyard.runtimes.sklearn_inputs import feature_builder, has_pandas
 from modelyard.runtimes.tabular import (
     BATCH,
     LABEL,
     PROBABILITIES,
     SCORES,
     VALUE,
-    check_column_specs,
     check_outputs,
-    column_order,
     feature_specs,
     shaped,
 )
@@ -134,9 +132,26 @@ def default_signature(estimator: Any) -> Signature | None:
 
 def infer_outputs(estimator: Any, inputs: tuple[TensorSpec, ...], tensors: Tensors) -> tuple[TensorSpec, ...]:
     """The output specs, observed by running the estimator on `tensors`, which fit `inputs`."""
-    features = _features(estimator, inputs)(tensors)
+    features = feature_builder(estimator, inputs)(tensors)
     wide = any(spec.datatype is Datatype.FP64 for spec in inputs)
     return tuple(_observed(estimator, name, features, wide) for name in offered(estimator) if name != SCORES)
+
+
+def forget_names_without_pandas(estimator: Any) -> None:
+    """Let an estimator that was fitted on a pandas frame take arrays where pandas is not installed.
+
+    Its column names only serve to check a frame's; without one, scikit-learn would warn at every call. Raises
+    Unsupported where the names select columns.
+    """
+    if getattr(estimator, "feature_names_in_", None) is None or has_pandas():
+        return
+    parts = list(_parts(estimator, set()))
+    if any(hasattr(part, "transformers_") for part in parts):
+        raise Unsupported(
+            "the estimator selects columns of a pandas frame, and pandas is not installed", hint="pip install pandas"
+        )
+    for part in parts:
+        vars(part).pop("feature_names_in_", None)
 
 
 def set_jobs(estimator: Any, threads: int) -> None:
@@ -180,7 +195,8 @@ def _runner(estimator: Any, signature: Signature, threads: int) -> Run:
     import joblib
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-    features = _features(estimator, signature.inputs)
+    features = feature_builder(estimator, signature.inputs)
+    forget_names_without_pandas(estimator)
     methods = [(spec, _METHODS[spec.name]) for spec in signature.outputs]
     pools = ThreadpoolController()  # once: finding the libraries takes milliseconds, limiting them 12 us
 
@@ -191,49 +207,6 @@ def _runner(estimator: Any, signature: Signature, threads: int) -> Run:
             return [shaped(spec, np.asarray(method(estimator, data))) for spec, method in methods]
 
     return run
-
-
-def _features(estimator: Any, specs: tuple[TensorSpec, ...]) -> Callable[[Tensors], Any]:
-    """How to make what the estimator takes from the inputs."""
-    fitted_names = getattr(estimator, "feature_names_in_", None)
-    if len(specs) == 1 and fitted_names is None:
-        only = specs[0]
-        return lambda tensors: _decoded(only, tensors)
-    if len(specs) == 1 and len(specs[0].shape) == 2 and specs[0].shape[1] != 1:
-        matrix = specs[0]
-        return lambda tensors: _frame(list(fitted_names), _decoded(matrix, tensors).T)  # type: ignore[arg-type]
-    check_column_specs(specs)
-    by_name = {spec.name: spec for spec in specs}
-    ordered = column_order(list(by_name), fitted_names)
-    if fitted_names is not None and set(ordered) != set(fitted_names):
-        raise InvalidInput(
-            f"the estimator was fitted with columns {', '.join(map(str, fitted_names))}",
-            hint="name the inputs after them, or give one input [batch, features]",
-        )
-
-    def columns(tensors: Tensors) -> list[NDArray[Any]]:
-        return [_decoded(by_name[name], tensors).reshape(-1) for name in ordered]
-
-    if fitted_names is not None:
-        return lambda tensors: _frame(ordered, columns(tensors))
-    if any(spec.datatype is Datatype.BYTES for spec in specs):
-        return lambda tensors: np.array([column.astype(object) for column in columns(tensors)], dtype=object).T
-    return lambda tensors: np.column_stack(columns(tensors))
-
-
-def _decoded(spec: TensorSpec, tensors: Tensors) -> NDArray[Any]:
-    tensor = tensors[spec.name]
-    return to_text(spec.name, tensor) if spec.datatype is Datatype.BYTES else tensor
-
-
-def _frame(names: list[str], columns: Sequence[NDArray[Any]] | NDArray[Any]) -> Any:
-    try:
-        import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise Unsupported(
-            "the estimator was fitted with a pandas frame, and pandas is not installed", hint="pip install pandas"
-        ) from None
-    return pandas.DataFrame(dict(zip(names, columns, strict=True)))
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:

@@ -57,12 +57,12 @@ def matrix(signature: Signature, columns: int | None, names: Sequence[str] | Non
     if any(spec.datatype is Datatype.BYTES for spec in specs):
         raise InvalidInput("boosted trees take numbers, and the signature has a BYTES input")
     if len(specs) == 1 and len(specs[0].shape) == 2 and specs[0].shape[1] != 1:
-        _check_columns(specs[0].shape[1], columns)
+        check_columns(specs[0].shape[1], columns)
         only = specs[0].name
         return lambda tensors: tensors[only]
     ordered = column_order([spec.name for spec in specs], names)
     check_column_specs(specs)
-    _check_columns(len(specs), columns)
+    check_columns(len(specs), columns)
     return lambda tensors: np.column_stack([tensors[name].reshape(-1) for name in ordered])
 
 
@@ -81,7 +81,8 @@ def check_column_specs(specs: Sequence[TensorSpec]) -> None:
             )
 
 
-def _check_columns(got: int | str, expected: int | None) -> None:
+def check_columns(got: int | str, expected: int | None) -> None:
+    """Raise InvalidInput if the signature's number of features is not the model's, where both are known."""
     if expected is not None and isinstance(got, int) and got != expected:
         raise InvalidInput(
             f"the signature has {got} features, the model takes {expected}", hint="correct the inputs in the manifest"

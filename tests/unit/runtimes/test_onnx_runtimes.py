@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,8 @@ def test_spinning_is_short_and_only_where_there_are_cores(tmp_path: Path) -> Non
 
     assert entry(1) == "0"
     assert entry(512) == "0"
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert entry(2) == "1"
 
 
 def test_bf16_is_computed_or_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +26,22 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
 from modelyard.domain.artifacts import LocalArtifact, Precision
-from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError, Rejected
+from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError, Rejected, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.runtimes import RuntimeOptions, read_signature
 from modelyard.runtimes.lightgbm import LightgbmRuntime
 from modelyard.runtimes.sklearn import SklearnRuntime, set_jobs
 from modelyard.runtimes.xgboost import XgboostRuntime
-from tests.contract.runtime_cases import artifact, classifier_signature, data, lightgbm, rows, signature, xgboost
+from tests.contract.runtime_cases import (
+    artifact,
+    classifier_signature,
+    data,
+    lightgbm,
+    rows,
+    signature,
+    sklearn_forest,
+    xgboost,
+)
 
 FEATURES = {"features": (Datatype.FP32, (5,))}
 
@@ -98,6 +108,43 @@ def test_numeric_columns_keep_the_order_of_the_signature(tmp_path: Path) -> None
     value = SklearnRuntime().load(stored(tmp_path, model, sig), RuntimeOptions())
     output = value.predict({"b": features[:, 1], "a": features[:, 0]})["value"]
     np.testing.assert_allclose(output, features[:, 0] - features[:, 1], atol=1e-6)
+
+
+def test_one_numeric_column_needs_no_second_dimension(tmp_path: Path) -> None:
+    x = np.arange(8, dtype=np.float32)
+    model = LinearRegression().fit(x[:, None], 3 * x)
+    sig = signature({"x": (Datatype.FP32, ())}, {"value": (Datatype.FP64, ())})
+    output = SklearnRuntime().load(stored(tmp_path, model, sig), RuntimeOptions()).predict({"x": x})["value"]
+    np.testing.assert_allclose(output, 3 * x, atol=1e-5)
+
+
+@pytest.fixture
+def fitted_on_a_frame() -> Any:
+    """As if fitted on a pandas frame with columns b, a (this test must run without pandas)."""
+    features = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    model = make_pipeline(StandardScaler(), LinearRegression()).fit(features, features[:, 0] - 10 * features[:, 1])
+    model[0].feature_names_in_ = np.array(["b", "a"], dtype=object)
+    return model
+
+
+def test_columns_go_where_the_estimator_was_fitted_with_them(
+    tmp_path: Path, fitted_on_a_frame: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    sig = signature({"a": (Datatype.FP32, ()), "b": (Datatype.FP32, ())}, {"value": (Datatype.FP64, ())})
+    predictor = SklearnRuntime().load(stored(tmp_path, fitted_on_a_frame, sig), RuntimeOptions())
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
+    np.testing.assert_allclose(predictor.predict({"a": ones, "b": zeros})["value"], [-10] * 3, rtol=1e-4)
+    assert not [w for w in recwarn if "feature names" in str(w.message)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pandas") is not None, reason="shows what happens without pandas")
+def test_columns_selected_by_name_need_pandas(tmp_path: Path) -> None:
+    columns = ColumnTransformer([("n", StandardScaler(), [0, 1])]).fit(np.ones((4, 2)))
+    columns.feature_names_in_ = np.array(["b", "a"], dtype=object)
+    sig = signature({"a": (Datatype.FP32, ()), "b": (Datatype.FP32, ())}, {"value": (Datatype.FP64, (2,))})
+    with pytest.raises(Unsupported, match="pandas is not installed") as caught:
+        SklearnRuntime().load(stored(tmp_path, columns, sig), RuntimeOptions())
+    assert caught.value.hint == "pip install pandas"
 
 
 def test_scores_and_labels_of_an_svm_and_no_probabilities(tmp_path: Path) -> None:
@@ -277,7 +324,12 @@ def test_a_lightgbm_file_cut_off_among_its_trees_is_refused(tmp_path: Path, cut:
 
 
 def test_a_wrong_number_of_features_is_named_at_load(tmp_path: Path) -> None:
-    for runtime, built in ((XgboostRuntime(), xgboost(tmp_path, 0)), (LightgbmRuntime(), lightgbm(tmp_path, 0))):
+    cases = (
+        (XgboostRuntime(), xgboost(tmp_path, 0)),
+        (LightgbmRuntime(), lightgbm(tmp_path, 0)),
+        (SklearnRuntime(), sklearn_forest(tmp_path)),
+    )
+    for runtime, built in cases:
         four = signature({"features": (Datatype.FP32, (4,))}, {"value": (Datatype.FP32, (1,))})
         with pytest.raises(InvalidInput, match="4 features, the model takes 5"):
             runtime.load(replace(built.artifact, signature=four), RuntimeOptions())
