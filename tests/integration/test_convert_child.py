@@ -166,6 +166,18 @@ def test_an_artifact_that_breaks_the_signature_is_not_proven(
     assert "scores" in made.detail
 
 
+@pytest.mark.timeout(60)
+def test_plugins_that_convert_in_a_circle_do_not_wait_for_each_other(
+    tmp_path: Path, plugins: Converters, source: LocalArtifact
+) -> None:
+    circle = Converters({"circular": "misbehaving:CIRCULAR"})
+    targets = [Target("onnx", "left"), Target("onnx", "right")]
+    with ConversionService(Runtimes.discover(), circle, tmp_path / "work", LIMITS, workers=2) as service:
+        results = service.convert_all(source, targets, Evidence())
+    assert [r.outcome for r in results] == [Outcome.FAILED] * 2
+    assert {r.deciding.failure for r in results} == {FailureClass.UNSUPPORTED_OPERATOR}
+
+
 def test_cancelling_kills_a_running_child_and_raises(service: ConversionService, source: LocalArtifact) -> None:
     def cancel_when_it_runs() -> None:
         gone(lambda: not _children())

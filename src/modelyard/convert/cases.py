@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelyard.convert import tensorfile
 from modelyard.domain.artifacts import Tolerance
@@ -27,6 +28,8 @@ EXAMPLE_ROWS = 2
 _BATCH_N = 7
 _SAMPLE_ROWS = 64
 _CHUNK_ROWS = 32
+_MAX_BYTES = 128 << 20  # of dataset rows: 217 images of 3x224x224
+_MIN_ROWS = 64
 _DEFAULT_SIZE = 8  # of a symbolic dimension other than the batch, when no data shows one
 _RESIZED = 5
 
@@ -48,6 +51,7 @@ class Evidence:
     task: str = ""
     seed: int = 0
     max_rows: int = 1024
+    """Dataset rows at most; a larger dataset gives a random subset (also bounded by 128 MiB)."""
 
 
 class Kind(StrEnum):
@@ -77,6 +81,8 @@ class Cases:
     cases: tuple[Case, ...]
     truth: Tensor | None = None
     data: Tensors = field(default_factory=dict)
+    total_rows: int = 0
+    """Rows of the whole dataset, of which the chunks may be a random part."""
 
     @property
     def example(self) -> Case:
@@ -97,9 +103,13 @@ def build(signature: Signature, evidence: Evidence) -> Cases:
     cases = maker.generated()
     if samples:
         cases.append(maker.case("samples", Kind.SAMPLE, _rows(samples, 0, _SAMPLE_ROWS, signature)))
+    total = len(next(iter(data.values()))) if data else 0
     if data:
-        cases += _chunks(maker, data, signature, evidence.max_rows)
-    return Cases(tuple(cases), truth, data)
+        rows = _subset(data, evidence)
+        data = {name: tensor[rows] for name, tensor in data.items()}
+        truth = None if truth is None else truth[rows]
+        cases += _chunks(maker, data, signature)
+    return Cases(tuple(cases), truth, data, total)
 
 
 def conform(spec: TensorSpec, tensor: Tensor, where: str) -> Tensor:
@@ -298,8 +308,19 @@ def _fixed(signature: Signature, data: Tensors, start: int) -> dict[str, Tensor]
     return {name: tensor[start : start + rows] for name, tensor in data.items()}
 
 
-def _chunks(maker: _Maker, data: Tensors, signature: Signature, max_rows: int) -> list[Case]:
-    total = min(max_rows, len(next(iter(data.values()))))
+def _subset(data: Tensors, evidence: Evidence) -> NDArray[np.int64]:
+    """Which rows of the dataset to run. In random order if not all: datasets are often sorted by class, and the run
+    may end early on its time budget."""
+    total = len(next(iter(data.values())))
+    row_bytes = sum(tensor.nbytes // total for tensor in data.values())
+    rows = min(total, evidence.max_rows, max(_MIN_ROWS, _MAX_BYTES // max(1, row_bytes)))
+    if rows == total:
+        return np.arange(total)
+    return np.random.default_rng(evidence.seed).permutation(total)[:rows]
+
+
+def _chunks(maker: _Maker, data: Tensors, signature: Signature) -> list[Case]:
+    total = len(next(iter(data.values())))
     batched = bool(_batch_symbol(signature))
     step = _CHUNK_ROWS if batched else _fixed_rows(signature)
     stop = total if batched else total - total % step

@@ -69,7 +69,12 @@ class _Fault:
 
 def compare(subject: Subject, cases: Cases, source: Sequence[CaseRun], artifact: Sequence[CaseRun]) -> Equivalence:
     """Judge the artifact's runs against the source's. Cases on which the source itself fails are left out."""
-    paired = [(case, s, a) for case, s, a in zip(cases.cases, source, artifact, strict=False) if s.error is None]
+    outputs_wanted = {spec.name for spec in subject.signature.outputs}
+    paired = [
+        (case, s, a)
+        for case, s, a in zip(cases.cases, source, artifact, strict=False)
+        if s.error is None and outputs_wanted <= s.outputs.keys()
+    ]
     names = tuple(case.name for case, _, _ in paired)
     outputs: tuple[OutputAgreement, ...] = ()
     measured: tuple[MetricAgreement, ...] = ()

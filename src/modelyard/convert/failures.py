@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from modelyard.convert.sandbox import End, Report
 from modelyard.convert.tasks import Problem
-from modelyard.domain.artifacts import FailureClass
+from modelyard.domain.artifacts import FailureClass, RejectionReason
 
 HINTS: dict[FailureClass, str] = {
     FailureClass.UNSUPPORTED_OPERATOR: "replace the operator in the model, or choose another target format",
@@ -101,6 +101,18 @@ def of_problem(problem: Problem) -> Failure:
     detail = f"{problem.what}: {problem.why}" if problem.why else problem.what
     failure = problem.failure or _classify(problem)
     return of(failure, detail, problem.hint)
+
+
+def hint_of_rejection(reason: RejectionReason | None) -> str:
+    """What to do about a rejected artifact."""
+    return {
+        "batch-baked-in": "take the batch size from the input (x.shape[0], -1 in reshape) instead of a number",
+        "decision-disagreement": "calibrate on more representative data, or choose a higher precision",
+        "metric-loss": "calibrate on more representative data, or choose a higher precision",
+        "numerical-error": "look for branches, random numbers or state in the model that a trace freezes; another "
+        "target may keep them",
+        "non-finite": "the precision's range is too small for this model: choose bf16 or fp32",
+    }.get(str(reason), "see the conversion's log; another target may work")
 
 
 def _classify(problem: Problem) -> FailureClass:

@@ -14,6 +14,7 @@ from modelyard.convert import cases as cases_module
 from modelyard.convert import metrics, source_check
 from modelyard.convert.attempts import Attempt, AttemptCache, ConversionResult
 from modelyard.convert.cases import Evidence
+from modelyard.convert.proof import Prover
 from modelyard.convert.registry import Converters
 from modelyard.convert.sandbox import ChildRunner, Limits
 from modelyard.convert.source_check import SourceCheck
@@ -68,7 +69,7 @@ class ConversionService:
         with self._lock:
             walks, self._walks = list(self._walks.values()), {}
         for walk in walks:
-            walk.close()
+            walk.prover.close()
 
     def cancel(self) -> None:
         """Kill all running children; the calls that wait for them raise Unavailable. The service is then of no use."""
@@ -87,7 +88,7 @@ class ConversionService:
         for name in claimed:
             metrics.get(name)
         walk = self._walk(source, evidence)
-        return source_check.check(source.signature, evidence, walk.cases, walk.source_run(), claimed)
+        return source_check.check(source.signature, evidence, walk.prover.cases, walk.prover.source_run(), claimed)
 
     def convert(
         self, source: LocalArtifact, target: Target, evidence: Evidence, progress: Progress | None = None
@@ -130,14 +131,16 @@ class ConversionService:
         with self._lock:
             walk = self._walks.get(key)
             if walk is None:
-                walk = self._walks[key] = Walk(
+                prover = Prover(
                     source,
                     evidence,
                     cases_module.build(source.signature, evidence),
                     runner=self._runner,
                     runtimes=self._runtimes,
-                    converters=self._converters,
-                    cache=self._cache,
+                    directory=self._cache.workspace(),
+                )
+                walk = self._walks[key] = Walk(
+                    source, evidence, prover, runner=self._runner, converters=self._converters, cache=self._cache
                 )
             return walk
 

@@ -22,35 +22,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.convert import equivalence, failures, tensorfile
+from modelyard.convert import failures, tensorfile
 from modelyard.convert.attempts import Attempt, AttemptCache, check_files, digest_directory, digest_file
-from modelyard.convert.cases import Cases, Evidence, Kind
-from modelyard.convert.equivalence import CaseRun, Subject
+from modelyard.convert.cases import Evidence, Kind
 from modelyard.convert.failures import Failure
 from modelyard.convert.planning import cpu_flags
+from modelyard.convert.proof import Prover, raise_if_cancelled
 from modelyard.convert.registry import Converters, KnownEdge
-from modelyard.convert.sandbox import ChildRunner, End, Report
-from modelyard.convert.tasks import ConvertTask, Ran, RunTask, Task
-from modelyard.convert.tolerances import default_tolerance
+from modelyard.convert.sandbox import ChildRunner, Report
+from modelyard.convert.tasks import ConvertTask, Task
 from modelyard.domain.artifacts import Equivalence, FailureClass, LocalArtifact, Outcome, Target
-from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable, Unsupported
+from modelyard.domain.errors import BackendFailed
 from modelyard.domain.tensors import Tensors
-from modelyard.runtimes import Runtimes
 
 _CALIBRATION_ROWS = 128
 _CALIBRATION_BATCH = 16
 _CODE_VERSION = "1"
 """Part of every cache key: raise it when converters or the proof change what they would answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRun:
-    """The source's answers to the cases."""
-
-    runs: tuple[CaseRun, ...]
-    repeatable: bool
-    load_s: float
-    runtime: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +56,25 @@ class Walk:
         self,
         source: LocalArtifact,
         evidence: Evidence,
-        cases: Cases,
+        prover: Prover,
         *,
         runner: ChildRunner,
-        runtimes: Runtimes,
         converters: Converters,
         cache: AttemptCache,
-        progress: Callable[[Attempt], None] | None = None,
     ) -> None:
         self._source = source
-        self._evidence = evidence
-        self._cases = self.cases = cases
+        self.prover = prover
+        self._cases = prover.cases
         self._runner = runner
-        self._runtimes = runtimes
         self._converters = converters
         self._cache = cache
-        self.progress = progress
+        self.progress: Callable[[Attempt], None] | None = None
         self._source_digest = digest_directory(Path(source.directory))
         self._evidence_digest = _digest_evidence(evidence)
-        self._directory = cache.workspace()
-        self._inputs = self._directory / "cases.npz"
-        tensorfile.save(self._inputs, tensorfile.flatten([case.inputs for case in cases.cases]))
         self._lock = threading.Lock()
         self._nodes: dict[Target, Future[Node]] = {}
+        self._waits: dict[Target, Target] = {}  # what each node under way needs next
         self._wanted: frozenset[Target] = frozenset()
-        self._source_run: Future[SourceRun] | None = None
-
-    def close(self) -> None:
-        """Remove the working files. Artifacts stay."""
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
     def start(self) -> Target:
@@ -114,23 +92,12 @@ class Walk:
             return 0
         return 1 + self.depth(edges[0].edge.source, seen | {target})
 
-    def source_run(self) -> SourceRun:
-        """Run the source on the cases, once. Raises what its load raised, or BackendFailed."""
-        with self._lock:
-            future = self._source_run
-            mine = future is None
-            if future is None:
-                future = self._source_run = Future()
-        if mine:
-            try:
-                future.set_result(self._run_source())
-            except BaseException as error:
-                future.set_exception(error)
-                raise
-        return future.result()
-
     def reach(self, target: Target, stack: tuple[Target, ...] = ()) -> Node:
-        """Make and prove `target` by the first route that allows it. Waits if another thread is at it."""
+        """Make and prove `target` by the first route that allows it. Waits if another thread is at it.
+
+        `stack`: what is being made from it, outermost first. Where waiting would close a circle (plug-ins may convert
+        back and forth), the node counts as not to be had on this way.
+        """
         if target == self.start:
             return Node(self._source, ())
         with self._lock:
@@ -138,15 +105,29 @@ class Walk:
             mine = future is None
             if future is None:
                 future = self._nodes[target] = Future()
-        if mine:
-            try:
-                future.set_result(self._make(target, (*stack, target)))
-            except BaseException as error:
-                future.set_exception(error)
-                with self._lock:
-                    del self._nodes[target]
-                raise
+            elif not future.done() and self._leads_to(target, stack):
+                return Node(None, ())
+            if stack:
+                self._waits[stack[-1]] = target
+        if not mine:
+            return future.result()
+        try:
+            future.set_result(self._make(target, (*stack, target)))
+        except BaseException as error:
+            future.set_exception(error)
+            with self._lock:
+                del self._nodes[target]
+            raise
         return future.result()
+
+    def _leads_to(self, target: Target, stack: tuple[Target, ...]) -> bool:
+        """Whether what makes `target` needs, directly or through others, something in `stack`."""
+        waited: Target | None = target
+        while waited is not None:
+            if waited in stack:
+                return True
+            waited = self._waits.get(waited)
+        return False
 
     def _make(self, target: Target, stack: tuple[Target, ...]) -> Node:
         attempts: list[Attempt] = []
@@ -258,7 +239,7 @@ class Walk:
         files = workspace / "files"
         files.mkdir()
         report = self._convert(known, parent, workspace, files)
-        self._raise_if_cancelled(report)
+        raise_if_cancelled(report)
         base = replace(
             self._failed(key, edge.source, edge.target, edge.route, failures.of(FailureClass.CONVERTER_ERROR, "")),
             options=edge.options,
@@ -273,7 +254,7 @@ class Walk:
             if failure:
                 return replace(done, failure=failure.failure, detail=failure.detail, hint=failure.hint)
             assert proof is not None  # noqa: S101 - one of the two is given
-            hint = "" if proof.outcome is Outcome.PROVEN else rejection_hint(proof)
+            hint = "" if proof.outcome is Outcome.PROVEN else failures.hint_of_rejection(proof.reason)
             return replace(
                 done,
                 outcome=proof.outcome,
@@ -301,8 +282,7 @@ class Walk:
             options=converted.options,
             trusted=self._source.trusted,
         )
-        proof, proof_report = self._prove(made, workspace)
-        self._raise_if_cancelled(proof_report)
+        proof, proof_report = self.prover.prove(made, workspace)
         peak = max(report.peak_memory_bytes, proof_report.peak_memory_bytes)
         if isinstance(proof, Failure):
             return finish(peak, proof, log=proof_report.log)
@@ -338,98 +318,6 @@ class Walk:
         rows = np.unique(np.linspace(0, total - 1, num=min(total, _CALIBRATION_ROWS)).astype(int))
         starts = range(0, len(rows), _CALIBRATION_BATCH)
         return [{name: tensor[rows[s : s + _CALIBRATION_BATCH]] for name, tensor in data.items()} for s in starts]
-
-    def _prove(self, made: LocalArtifact, workspace: Path) -> tuple[Equivalence | Failure, Report]:
-        source = self.source_run()
-        runtime = self._runtime_for(made.target.format)
-        outputs = workspace / "outputs.npz"
-        report = self._run(made, runtime, outputs, workspace / "prove")
-        failure = failures.of_report(report)
-        if failure or not (report.answer and report.answer.ran):
-            detail = f"the artifact does not run: {failure.detail if failure else 'no answer'}"
-            return replace(failure, detail=detail) if failure else failures.of(FailureClass.CRASHED, detail), report
-        task = self._evidence.task
-        subject = Subject(
-            signature=self._source.signature,
-            task=task,
-            metrics=self._evidence.metrics,
-            precision=made.precision,
-            tolerance=self._evidence.tolerance or default_tolerance(self.start, made.precision),
-            runtime=runtime,
-        )
-        runs = _case_runs(report.answer.ran, outputs)
-        return equivalence.compare(subject, self._cases, source.runs, runs), report
-
-    def _run_source(self) -> SourceRun:
-        runtime = self._runtime_for(self.start.format)
-        outputs = self._directory / "source.npz"
-        report = self._run(self._source, runtime, outputs, self._directory / "source")
-        self._raise_if_cancelled(report)
-        if report.problem and report.problem.leaf:
-            raise _as_error(report.problem.leaf, report.problem.what, report.problem.why, report.problem.hint)
-        failure = failures.of_report(report)
-        if failure or not (report.answer and report.answer.ran):
-            raise BackendFailed(
-                "the source model cannot be run",
-                why=failure.detail if failure else "its process gave no answer",
-                hint=failure.hint if failure else "see the log",
-            )
-        ran = report.answer.ran
-        return SourceRun(tuple(_case_runs(ran, outputs)), ran.repeatable, ran.load_s, runtime)
-
-    def _run(self, artifact: LocalArtifact, runtime: str, outputs: Path, directory: Path) -> Report:
-        run_s = self._runner.limits.run_s
-        task = RunTask(
-            artifact=artifact,
-            runtime=runtime,
-            inputs=str(self._inputs),
-            outputs=str(outputs),
-            threads=self._runner.threads,
-            optional_from=self._cases.first_dataset,
-            budget_s=run_s / 4,
-        )
-        child = Task(writable=(str(outputs.parent),), run=task)
-        return self._runner.run(child, directory, run_s)
-
-    def _runtime_for(self, format: str) -> str:  # noqa: A002 - the vocabulary's word
-        candidates = self._runtimes.for_format(format)
-        for runtime in candidates:
-            if runtime.availability().available:
-                return runtime.name
-        hint = candidates[0].availability().hint if candidates else "see `yard doctor` for what is installed"
-        raise Unsupported(f"no installed runtime executes {format}", hint=hint)
-
-    @staticmethod
-    def _raise_if_cancelled(report: Report) -> None:
-        if report.end is End.CANCELLED:
-            raise Unavailable("the conversion was cancelled", hint="run it again: what was finished is reused")
-
-
-def rejection_hint(proof: Equivalence) -> str:
-    """What to do about a rejected artifact."""
-    reason = str(proof.reason)
-    return {
-        "batch-baked-in": "take the batch size from the input (x.shape[0], -1 in reshape) instead of a number",
-        "decision-disagreement": "calibrate on more representative data, or choose a higher precision",
-        "metric-loss": "calibrate on more representative data, or choose a higher precision",
-        "numerical-error": "look for branches, random numbers or state in the model that a trace freezes; another "
-        "target may keep them",
-        "non-finite": "the precision's range is too small for this model: choose bf16 or fp32",
-    }.get(reason, "see the conversion's log; another target may work")
-
-
-def _case_runs(ran: Ran, outputs: Path) -> list[CaseRun]:
-    tensors = tensorfile.load(outputs)
-    by_case: dict[int, dict[str, NDArray[Any]]] = {}
-    for name, tensor in tensors.items():
-        index, _, output = name.partition("/")
-        by_case.setdefault(int(index), {})[output] = tensor
-    return [CaseRun(by_case.get(index, {}), error) for index, error in enumerate(ran.errors)]
-
-
-def _as_error(leaf: str, what: str, why: str, hint: str) -> ModelyardError:
-    kinds = {kind.__name__: kind for kind in ModelyardError.__subclasses__()}
-    return kinds.get(leaf, BackendFailed)(what, why=why, hint=hint)
 
 
 def _versions(distributions: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -129,3 +129,19 @@ class Misbehaving:
 
 
 CONVERTER = Misbehaving()
+
+
+class Circular:
+    """Two targets, each made from the other where the direct way fails, as it always does."""
+
+    name = "circular"
+    edges = tuple(
+        Edge(f"test-{a}-{b}", Target(ONNX, a) if a else Target(ONNX), Target(ONNX, b))
+        for a, b in (("", "left"), ("right", "left"), ("", "right"), ("left", "right"))
+    )
+
+    def convert(self, job: ConversionJob) -> Product:
+        raise NotImplementedError("on purpose")
+
+
+CIRCULAR = Circular()

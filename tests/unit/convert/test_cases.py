@@ -74,6 +74,8 @@ def test_a_dataset_is_cut_into_chunks_bounded_in_rows_labels_kept(tmp_path: Path
     assert [c.rows for c in chunks] == [32, 32, 6]
     assert chunks[0].inputs["f"].dtype == np.float32
     assert made.truth is not None
+    assert (len(made.truth), made.total_rows) == (70, 100)
+    assert made.truth[:32].tolist() != sorted(made.truth[:32].tolist()), "a part is drawn at random, not the head"
     assert made.cases[made.first_dataset].kind is Kind.DATASET
 
 
