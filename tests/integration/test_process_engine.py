@@ -259,6 +259,57 @@ def test_a_failed_roll_keeps_the_old_spec(yard: ProcessEngine, state_dir: Path, 
     assert {post(endpoint)["version"] for _ in range(20)} == {3}
 
 
+def test_an_interrupted_roll_keeps_the_old_spec(yard: ProcessEngine, state_dir: Path) -> None:
+    def interrupt(endpoint: Endpoint) -> None:
+        raise KeyboardInterrupt
+
+    endpoint = yard.start("digits", spec(1), 1, probe)
+    before = yard.status("digits").pids
+    with pytest.raises(KeyboardInterrupt):
+        yard.roll("digits", spec(2), probe=interrupt)
+    eventually(lambda: len(processes_of(state_dir)) == 2, "the trial gone")
+    assert yard.status("digits").pids == before
+    assert post(endpoint)["version"] == 1
+
+
+def test_an_interrupted_probe_leaves_nothing(yard: ProcessEngine, state_dir: Path) -> None:
+    def interrupt(endpoint: Endpoint) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        yard.start("digits", spec(1), 1, interrupt)
+    assert processes_of(state_dir) == []
+    assert yard.services() == []
+
+
+def test_one_operation_at_a_time(yard: ProcessEngine) -> None:
+    refused: list[Conflict] = []
+
+    def meanwhile(endpoint: Endpoint) -> None:
+        with pytest.raises(Conflict, match="under way") as caught:
+            yard.scale("digits", 2)
+        refused.append(caught.value)
+
+    yard.start("digits", spec(1), 1, probe)
+    yard.roll("digits", spec(2), probe=meanwhile)
+    assert len(refused) == 1
+    assert len(yard.replicas("digits")) == 1
+
+
+def test_a_service_stopped_while_it_rolls_or_starts_is_gone(yard: ProcessEngine, state_dir: Path) -> None:
+    def stop(endpoint: Endpoint) -> None:
+        assert yard.stop("digits")
+
+    yard.start("digits", spec(1), 1, probe)
+    with pytest.raises(BackendFailed, match="ended before"):
+        yard.roll("digits", spec(2), probe=stop)
+    assert processes_of(state_dir) == []
+    with pytest.raises(BackendFailed, match="ended while"):
+        yard.start("digits", spec(1), 1, stop)
+    assert processes_of(state_dir) == []
+    assert yard.services() == []
+
+
 def test_logs_are_kept_by_replica_and_by_tail(yard: ProcessEngine) -> None:
     yard.start("digits", spec(), 2, probe)
     pids = [r.pid for r in yard.replicas("digits")]

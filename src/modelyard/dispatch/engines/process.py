@@ -31,6 +31,8 @@ from modelyard.domain.versions import check_name
 _POLL_S: Final = 0.05
 _GRACE_S: Final = 15.0
 """How much longer than a replica's own time limits the supervisor may take, before it is helped along."""
+_LAST_STEPS_S: Final = 1.0
+"""How long what carries a service's mark may take to end by itself, once its supervisor ended or is at it."""
 
 
 class ProcessEngine:
@@ -77,11 +79,10 @@ class ProcessEngine:
             self._launch(directory, plan, reader)
             os.close(reader)
             reader = -1
-            endpoint = _started(directory, writer)
+            endpoint = _started(directory, writer, plan.limits.start_timeout_s + _GRACE_S)
             if probe:
                 _probe(probe, endpoint, directory)
-            os.write(writer, CONFIRMATION)
-            _until(lambda: directory.status().state is not ServiceState.STARTING, _GRACE_S, "become ready")
+            _confirm(directory, writer)
         except BaseException:
             for descriptor in (reader, writer):
                 with contextlib.suppress(OSError):
@@ -180,7 +181,7 @@ class ProcessEngine:
         found = []
         for path in self._state_dir.glob(".*-*-*") if self._state_dir.is_dir() else ():
             pid = path.name.split("-")[1]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            if pid.isdigit() and ProcessIdentity.of(int(pid)) is None:
                 found.append(path.name)
                 if not dry_run:
                     remove_directory(path)
@@ -251,8 +252,11 @@ class ProcessEngine:
             if record and not _became(lambda: not record.supervisor.alive, patience_s):
                 record.supervisor.signal(signal.SIGKILL)
         if plan:
+            # The supervisor of a failed start removes its directory last, so it may be at that without a record.
+            _became(lambda: not marked(plan.instance), _LAST_STEPS_S)
             self._sweep(plan.instance)
         remove_directory(directory.path)
+        self._litter(dry_run=False)
 
     def _sweep(self, instance: str) -> None:
         """Kill every process that carries the instance's marker, until there is none."""
@@ -333,22 +337,41 @@ def _owner(pid: int | None) -> ProcessIdentity | None:
     return owner
 
 
-def _started(directory: ServiceDirectory, pipe: int) -> Endpoint:
+def _started(directory: ServiceDirectory, pipe: int, patience_s: float) -> Endpoint:
     """Wait until every replica is ready; raise what the supervisor says went wrong."""
     gone = select.poll()
     gone.register(pipe, 0)  # only POLLERR: the reading end was closed, so the supervisor is no more
+    deadline = time.monotonic() + patience_s
     while True:
         lost = bool(gone.poll(_POLL_S * 1000))
         record = directory.record()
         if record and record.problem:
             raise record.problem.error()
         if lost:
-            why = logs.last_lines(directory.log(None), 20) or "it was stopped"
-            raise BackendFailed(f"the supervisor of service '{directory.name}' ended while it started", why=why)
+            raise _ended_meanwhile(directory)
         replicas = record.replicas if record else ()
         ready = bool(replicas) and all(r.replica.state is ReplicaState.READY for r in replicas)
         if ready and record and record.endpoint:
             return record.endpoint
+        if time.monotonic() > deadline:  # the supervisor has time limits of its own: it must be stuck
+            why = logs.last_lines(directory.log(None), 20)
+            raise BackendFailed(f"service '{directory.name}' did not start within {patience_s:g} s", why=why)
+
+
+def _confirm(directory: ServiceDirectory, pipe: int) -> None:
+    """Tell the supervisor that the service is to stay, and wait until it says so."""
+    try:
+        os.write(pipe, CONFIRMATION)
+    except BrokenPipeError as error:
+        raise _ended_meanwhile(directory) from error
+    _until(lambda: directory.status().state is not ServiceState.STARTING, _GRACE_S, "become ready")
+    if directory.status().state in _OVER:
+        raise _ended_meanwhile(directory)
+
+
+def _ended_meanwhile(directory: ServiceDirectory) -> BackendFailed:
+    why = logs.last_lines(directory.log(None), 20) or "it was stopped"
+    return BackendFailed(f"the supervisor of service '{directory.name}' ended while the service started", why=why)
 
 
 def _probe(probe: Probe, endpoint: Endpoint, directory: ServiceDirectory, replica: int = 0) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import subprocess
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-
-import msgspec
 
 from modelyard.dispatch.engines.replica import Ready, ReplicaProcess
 from modelyard.dispatch.engines.restart import End, EndKind, RestartBudget
@@ -42,7 +39,6 @@ class Slot:
         self._budget = budget
         self._environment = environment
         self._changed = changed
-        self._process: ReplicaProcess | None = None
         self._ending = asyncio.Event()
         self._drain_s = 0.0
         self._others_serve = False
@@ -116,7 +112,7 @@ class Slot:
                 drain_s = self._drain_s
                 self._note(ReplicaState.STOPPING, restarts, process)
             end = end or End(EndKind.EXITED, "told to end")
-        except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
+        except Exception as error:  # the task's boundary: whatever it is, the slot must not silently stop working
             log.exception("replica %s could not be run", self.index)
             end = End(EndKind.NOT_READY, f"could not be run: {error}")
         finally:
