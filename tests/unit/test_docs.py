@@ -173,3 +173,8 @@ def test_every_decision_is_listed() -> None:
 def test_constraints_have_names_and_versions_only() -> None:
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+
+
+def test_every_benchmark_is_documented_and_no_other() -> None:
+    written = set(re.findall(r"python (bench/\S+\.py)", page("benchmarks.md")))
+    assert written == {str(path.relative_to(ROOT)) for path in (ROOT / "bench").glob("*.py")}

@@ -74,7 +74,8 @@ class Complaint:
 
     def lines(self) -> list[str]:
         """The complaint in words: one line each for what, why and hint; those not known are left out."""
-        rows = [f"error: {self.what}"]
+        # being stopped by the user is no error
+        rows = [self.what if self.exit_code in (INTERRUPTED, TERMINATED) else f"error: {self.what}"]
         rows += [f"  why: {line}" if i == 0 else f"       {line}" for i, line in enumerate(self.why.splitlines())]
         rows += [f"  try: {line}" if i == 0 else f"       {line}" for i, line in enumerate(self.hint.splitlines())]
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -265,6 +266,23 @@ def test_rm_without_a_terminal_needs_yes(yard: Yard, fake: FakeYard) -> None:
     assert fake.calls == []
     assert yard("models", "rm", "digits:1", "--yes", "--force").code == 0
     assert fake.calls == [("delete", ("digits:1", True, False))]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130), ("", 130)])
+def test_rm_asks_on_a_terminal(
+    answer: str, code: int, yard: Yard, fake: FakeYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Terminal()
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    monkeypatch.setattr("sys.stderr", asked)
+    assert yard("models", "rm", "digits:1").code == code
+    assert "Delete digits:1 with 2 artifacts and 0 measurements?" in asked.getvalue()
+    assert fake.calls[1:] == ([("delete", ("digits:1", False, False))] if code == 0 else [])
 
 
 def test_rm_dry_run_deletes_nothing_and_a_bare_name_is_refused(yard: Yard, fake: FakeYard) -> None:
