@@ -6,7 +6,6 @@ what runs. Times are seconds of one monotonic clock; nothing here reads a clock,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -31,20 +30,12 @@ def wait_s(batching: Batching, waiting_rows: int, oldest_enqueued_s: float, now_
     return left if left > 0.0 else 0.0
 
 
-def take(batching: Batching, rows: Iterable[int]) -> int:
-    """How many requests from the head of a queue (their rows, in order) make the next batch.
+def joins(batching: Batching, batch_rows: int, next_rows: int) -> bool:
+    """Whether the queue's next request (`next_rows`) goes into a batch that has `batch_rows` rows so far.
 
-    A request is never split, so one that alone exceeds `max_size` runs alone.
+    The first always does: a request is never split, so one that alone exceeds `max_size` runs alone.
     """
-    count = total = 0
-    for n in rows:
-        total += n
-        if count and total > batching.max_size:
-            break
-        count += 1
-        if total >= batching.max_size:
-            break
-    return count
+    return batch_rows == 0 or batch_rows + next_rows <= batching.max_size
 
 
 class Refusal(StrEnum):

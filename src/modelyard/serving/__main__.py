@@ -36,8 +36,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a replica until it is told to stop."""
+def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -> int:
+    """Run a replica until it is told to stop. `runtimes`: what may execute models, by default all installed ones."""
     parser = argparse.ArgumentParser(prog="python -m modelyard.serving", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True, help="JSON of a ReplicaSpec")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
@@ -50,15 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="overflow encountered in cast")
     try:
         spec = load_spec(options.spec)
-        uvloop.run(_serve(spec))
+        uvloop.run(_serve(spec, runtimes or Runtimes.discover()))
     except ModelyardError as error:
         log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
         return 5 if isinstance(error, Conflict) else 2 if isinstance(error, InvalidInput) else 1
     return 0
 
 
-async def _serve(spec: ReplicaSpec) -> None:
-    replica = Replica(spec, Runtimes.discover(), _version())
+async def _serve(spec: ReplicaSpec, runtimes: Runtimes) -> None:
+    replica = Replica(spec, runtimes, _version())
     gc.freeze()  # what is loaded so far lives forever: collections need not look at it
     await replica.run()
 

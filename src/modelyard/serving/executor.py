@@ -20,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
-from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel, Refusal, admit, drain_s, wait_s
+from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel, Refusal, admit, drain_s, joins, wait_s
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.tensors import Signature, Tensor, Tensors
@@ -262,10 +262,9 @@ class Executor:
 
     def _take(self, key: object, group: _Group, now: float) -> tuple[list[Work], int]:
         """Remove the next batch from a group; requests that expired or whose client left are dropped here."""
-        queue, most = group.queue, self._max_rows
+        queue, most, policy = group.queue, self._max_rows, self._batching
         batch: list[Work] = []
         rows = removed = dropped = 0
-        joins = self._model.inner.batched
         while queue:
             work = queue[0]
             n = work.rows
@@ -276,7 +275,7 @@ class Executor:
                 if not work.cancelled:
                     self._expire(work)
                 continue
-            if batch and (rows + n > most or not joins):
+            if not joins(policy, rows, n):
                 break
             queue.popleft()
             batch.append(work)

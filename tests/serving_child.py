@@ -1,0 +1,76 @@
+"""A replica process whose runtime is scripted by the artifact's `options`: run as `python -m tests.serving_child`.
+
+`behaviour`: `echo` (outputs are the inputs), `scale` (twice the input), `poison` (raises if any value is 666),
+`sleep` (seconds in `seconds`), `short` (one row too few), `strings` (upper case), `gate` (waits for the file `gate`),
+`refuse` (fails to load). Each execution appends its number of rows to the file `journal`, if given.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelyard.domain.artifacts import LocalArtifact
+from modelyard.domain.errors import InvalidInput
+from modelyard.domain.tensors import Tensors
+from modelyard.runtimes.ports import Availability, RuntimeOptions
+from modelyard.runtimes.registry import Runtimes
+from modelyard.serving.__main__ import main
+
+
+class ScriptedPredictor:
+    def __init__(self, artifact: LocalArtifact) -> None:
+        self.settings: dict[str, str] = {}
+        self.signature = artifact.signature
+        self._options = artifact.options
+
+    def predict(self, inputs: Tensors) -> dict[str, Any]:
+        options = self._options
+        arrays = list(inputs.values())
+        if journal := options.get("journal"):
+            with Path(journal).open("a") as file:
+                file.write(f"{len(arrays[0]) if arrays[0].ndim else 1}\n")
+        match options["behaviour"]:
+            case "poison":
+                if any((a == 666).any() for a in arrays):
+                    raise ValueError("poisoned")
+            case "sleep":
+                time.sleep(float(options["seconds"]))
+            case "gate":
+                time.sleep(0.005)  # dear enough to run on the worker thread
+                while not Path(options["gate"]).exists():
+                    time.sleep(0.002)
+            case "scale":
+                arrays = [a * a.dtype.type(2) for a in arrays]
+            case "short":
+                if len(arrays[0]) > 1:
+                    arrays = [a[:-1] for a in arrays]
+            case "strings":
+                arrays = [np.array([v.upper() for v in a.ravel()], object).reshape(a.shape) for a in arrays]
+            case "write":
+                for a in arrays:
+                    a += a.dtype.type(1)
+        return {spec.name: a for spec, a in zip(self.signature.outputs, arrays, strict=True)}
+
+    def close(self) -> None: ...
+
+
+class ScriptedRuntime:
+    name = "scripted"
+    formats = frozenset({"scripted"})
+
+    def availability(self) -> Availability:
+        return Availability(True)
+
+    def load(self, artifact: LocalArtifact, options: RuntimeOptions) -> ScriptedPredictor:
+        if artifact.options["behaviour"] == "refuse":
+            raise InvalidInput("the file is no model")
+        return ScriptedPredictor(artifact)
+
+
+if __name__ == "__main__":
+    sys.exit(main(runtimes=Runtimes([ScriptedRuntime()])))

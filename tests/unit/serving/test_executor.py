@@ -1,0 +1,361 @@
+"""The executor: joins, splits, isolates, bounds; driven on a real loop with a scripted model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from modelyard.domain.configuration import Batching, QueuePolicy
+from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
+from modelyard.domain.tensors import Datatype, Signature, TensorSpec
+from modelyard.serving.executor import Executor, Runnable, Work
+from modelyard.serving.faults import Expired
+from modelyard.serving.plan import InferHead, InputHead, Interface, make_plan
+
+BATCHED = Signature(
+    (TensorSpec("x", Datatype.FP32, ("batch", "width")),), (TensorSpec("y", Datatype.FP32, ("batch", "width")),)
+)
+FIXED = Signature((TensorSpec("x", Datatype.FP32, (2, 3)),), (TensorSpec("y", Datatype.FP32, (2, 3)),))
+
+
+class Answer(Work):
+    __slots__ = ("future",)
+
+    def reply(self, outputs, start, stop):
+        self.future.set_result([o[start:stop] if self.plan.interface.signature.batched else o for o in outputs])
+
+    def fail(self, error):
+        self.future.set_exception(error)
+
+
+class Bench:
+    """An executor over a function of one array; `runs` keeps the shapes it was called with."""
+
+    def __init__(self, function, signature=BATCHED, batching=None, queue=None, pre=None, post=None):
+        self.runs: list[tuple[int, ...]] = []
+        self.threads: list[str] = []
+        self.pool = ThreadPoolExecutor(2)
+        self.interface = Interface("m", 1, signature)
+
+        def predict(inputs):
+            self.runs.append(inputs["x"].shape)
+            self.threads.append(threading.current_thread().name)
+            return {"y": function(inputs["x"])}
+
+        model = Runnable(signature, predict, lambda: None, pre, post)
+        self.executor = Executor(self.interface, model, batching or Batching(8), queue or QueuePolicy(), self.pool)
+
+    def work(self, array, timeout_us=None):
+        parameters = {"timeout": timeout_us} if timeout_us else None
+        head = InferHead([InputHead("x", "FP32", list(array.shape))], parameters=parameters)
+        work = Answer(make_plan(self.interface, head), (array,), asyncio.get_running_loop().time())
+        work.future = asyncio.get_running_loop().create_future()
+        return work
+
+    def submit(self, array, timeout_us=None):
+        work = self.work(array, timeout_us)
+        self.executor.submit(work)
+        return work.future
+
+    def close(self):
+        self.executor.close()
+        self.pool.shutdown()
+
+
+def drive(scenario):
+    """Run an async scenario with a deadline."""
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def rows(n, width=4, value=1.0):
+    return np.full((n, width), value, np.float32)
+
+
+def test_requests_of_one_turn_run_as_one_batch_and_get_their_own_rows():
+    async def scenario():
+        bench = Bench(lambda x: x * 2)
+        futures = [bench.submit(rows(n, value=n)) for n in (1, 2, 3)]
+        for n, future in zip((1, 2, 3), futures, strict=True):
+            (out,) = await future
+            np.testing.assert_array_equal(out, rows(n, value=2 * n))
+        assert bench.runs == [(6, 4)]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_batch_never_exceeds_its_size_nor_splits_or_pads_a_request():
+    async def scenario():
+        bench = Bench(lambda x: x)
+        await asyncio.gather(*[bench.submit(rows(n)) for n in (5, 4, 4, 20, 1)])
+        assert [shape[0] for shape in bench.runs] == [5, 8, 20, 1]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_requests_of_different_shapes_are_grouped_by_shape():
+    async def scenario():
+        bench = Bench(lambda x: x + 1)
+        outs = await asyncio.gather(*[bench.submit(rows(1, width=w, value=w)) for w in (3, 5, 3, 5, 3)])
+        assert sorted(bench.runs) == [(2, 5), (3, 3)]
+        assert [o[0].tolist() for o in outs] == [[[w + 1.0] * w] for w in (3, 5, 3, 5, 3)]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_model_without_batch_dimension_runs_requests_one_by_one():
+    async def scenario():
+        bench = Bench(lambda x: x, signature=FIXED)
+        await asyncio.gather(*[bench.submit(rows(2, 3)) for _ in range(3)])
+        assert bench.runs == [(2, 3)] * 3
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_poison_request_hurts_only_itself():
+    def poisoned(x):
+        if (x == 666).any():
+            raise ValueError("poisoned")
+        return x
+
+    async def scenario():
+        bench = Bench(poisoned)
+        futures = [bench.submit(rows(1, value=v)) for v in (1, 666, 2)]
+        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        assert isinstance(outcomes[1], BackendFailed)
+        assert "poisoned" in str(outcomes[1])
+        assert outcomes[0][0].tolist() == [[1.0] * 4]
+        assert outcomes[2][0].tolist() == [[2.0] * 4]
+        assert bench.executor.ledger.failed == 1
+        assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda x: x[:-1], lambda x: x.astype(np.float64), lambda x: np.float32(1)],
+    ids=["rows", "dtype", "scalar"],
+)
+def test_outputs_that_are_not_the_signatures_are_an_error_not_an_answer(wrong):
+    async def scenario():
+        bench = Bench(wrong)
+        with pytest.raises(BackendFailed):
+            await bench.submit(rows(2))
+        bench.close()
+
+    drive(scenario)
+
+
+def test_cheap_batches_run_on_the_loop_and_dear_ones_on_the_worker():
+    async def scenario():
+        bench = Bench(lambda x: x)
+        bench.executor.cost.observe(1, 1e-5)
+        await bench.submit(rows(1))
+        for _ in range(100):
+            bench.executor.cost.observe(1, 0.5)
+        await bench.submit(rows(1))
+        assert bench.threads == [threading.main_thread().name, "model-m"]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_while_the_worker_is_busy_the_next_batch_gathers():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x)
+        for _ in range(50):
+            bench.executor.cost.observe(1, 0.01)
+        first = bench.submit(rows(1))
+        while not bench.runs:
+            await asyncio.sleep(0.001)
+        others = [bench.submit(rows(1)) for _ in range(5)]
+        gate.set()
+        await asyncio.gather(first, *others)
+        assert bench.runs == [(1, 4), (5, 4)]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_the_delay_is_cut_short_by_a_full_batch_and_otherwise_ends():
+    async def scenario():
+        bench = Bench(lambda x: x, batching=Batching(2, 10_000_000))
+        futures = [bench.submit(rows(1)) for _ in range(2)]
+        await asyncio.gather(*futures)
+        lone = Bench(lambda x: x, batching=Batching(2, 3000))
+        await lone.submit(rows(1))
+        assert (bench.runs, lone.runs) == ([(2, 4)], [(1, 4)])
+        bench.close()
+        lone.close()
+
+    drive(scenario)
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, batching=Batching(1), queue=QueuePolicy(max_requests=2))
+        for _ in range(50):
+            bench.executor.cost.observe(1, 0.01)
+        accepted = [bench.submit(rows(1))]
+        while not bench.runs:
+            await asyncio.sleep(0.001)
+        accepted += [bench.submit(rows(1)) for _ in range(2)]
+        with pytest.raises(Unavailable) as refused:
+            bench.submit(rows(1))
+        assert refused.value.retry_after_s > 0
+        gate.set()
+        await asyncio.gather(*accepted)
+        assert len(bench.runs) == 3
+        assert bench.executor.ledger.refused["queue-full"] == 1
+        bench.close()
+
+    drive(scenario)
+
+
+def test_requests_that_expire_or_whose_client_left_never_reach_the_model():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, batching=Batching(1), queue=QueuePolicy(max_wait_s=5))
+        for _ in range(50):
+            bench.executor.cost.observe(1, 0.002)
+        first = bench.submit(rows(1))
+        while not bench.runs:
+            await asyncio.sleep(0.001)
+        expiring = bench.submit(rows(1), timeout_us=1000)
+        gone = bench.work(rows(1))
+        bench.executor.submit(gone)
+        gone.cancelled = True
+        kept = bench.submit(rows(1))
+        await asyncio.sleep(0.01)
+        gate.set()
+        with pytest.raises(Expired):
+            await expiring
+        await asyncio.gather(first, kept)
+        assert len(bench.runs) == 2
+        assert not gone.future.done()
+        assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
+def test_the_sweep_answers_expired_requests_behind_a_stuck_execution():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, batching=Batching(1))
+        for _ in range(50):
+            bench.executor.cost.observe(1, 0.002)
+        first = bench.submit(rows(1))
+        while not bench.runs:
+            await asyncio.sleep(0.001)
+        behind = bench.submit(rows(1), timeout_us=1)
+        now = asyncio.get_running_loop().time() + 1
+        bench.executor.sweep(now)
+        with pytest.raises(Expired):
+            await behind
+        assert not bench.executor.stuck(now)
+        assert bench.executor.stuck(now + 60)
+        gate.set()
+        await first
+        bench.close()
+
+    drive(scenario)
+
+
+def test_the_model_may_write_to_its_input():
+    def writing(x):
+        x += 1
+        return x
+
+    async def scenario():
+        bench = Bench(writing)
+        view = np.frombuffer(rows(1).tobytes(), np.float32).reshape(1, 4)
+        (out,) = await bench.submit(view)
+        assert out.tolist() == [[2.0] * 4]
+        bench.close()
+
+    drive(scenario)
+
+
+class Doubling:
+    def apply(self, tensors):
+        return {name: np.repeat(t, 2, axis=0) for name, t in tensors.items()}
+
+
+class Halving:
+    def apply(self, tensors):
+        return {name: t[::2] for name, t in tensors.items()}
+
+
+class Broken:
+    def __init__(self, error):
+        self.error = error
+
+    def apply(self, tensors):
+        raise self.error
+
+
+def test_steps_may_change_the_number_of_rows_and_every_request_keeps_its_own():
+    async def scenario():
+        bench = Bench(lambda x: x * 10, pre=Doubling(), post=Halving())
+        outs = await asyncio.gather(*[bench.submit(rows(1, value=v)) for v in (1, 2, 3)])
+        assert [o[0].tolist() for o in outs] == [[[v * 10.0] * 4] for v in (1, 2, 3)]
+        assert sum(b.requests for b in bench.executor.ledger.by_rows.values()) == 3
+        assert sum(b.batches for b in bench.executor.ledger.by_rows.values()) == len(bench.runs)
+        bench.close()
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("place", ["pre", "post"])
+@pytest.mark.parametrize(
+    ("raised", "told"), [(InvalidInput("no image"), InvalidInput), (ZeroDivisionError(), BackendFailed)]
+)
+def test_a_failing_step_fails_its_request(place, raised, told):
+    async def scenario():
+        bench = Bench(lambda x: x, **{place: Broken(raised)})
+        with pytest.raises(told):
+            await bench.submit(rows(1))
+        assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
+def test_an_answer_that_cannot_be_delivered_does_not_hurt_its_batch_mates():
+    async def scenario():
+        bench = Bench(lambda x: x)
+        broken = bench.work(rows(1))
+        broken.future.cancel()  # set_result raises now, as a write to a closed transport does
+        bench.executor.submit(broken)
+        (out,) = await bench.submit(rows(1, value=7))
+        assert out.tolist() == [[7.0] * 4]
+        assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
+def test_the_ledger_adds_up():
+    async def scenario():
+        bench = Bench(lambda x: x)
+        await asyncio.gather(*[bench.submit(rows(2)) for _ in range(3)])
+        (seen,) = bench.executor.ledger.by_rows.values()
+        assert (seen.rows, seen.batches, seen.requests) == (6, 1, 3)
+        assert seen.infer_s == pytest.approx(3 * seen.busy_s)
+        assert min(seen.queue_s, seen.batch_wait_s, seen.encode_s) >= 0
+        assert sum(bench.executor.ledger.duration_counts) == 3
+        bench.close()
+
+    drive(scenario)

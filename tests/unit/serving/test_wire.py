@@ -1,0 +1,112 @@
+"""Tensors on the wire: every datatype survives a round trip, and nothing that does not fit is taken."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from modelyard.domain.errors import InvalidInput
+from modelyard.domain.tensors import Datatype
+from modelyard.serving import wire
+
+NUMERIC = [d for d in Datatype if d is not Datatype.BYTES]
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+
+
+@given(st.data(), st.sampled_from(NUMERIC))
+def test_numbers_survive_binary(data, datatype):
+    tensor = data.draw(hnp.arrays(datatype.numpy, SHAPES))
+    body = b"junk" + wire.to_bytes(tensor) + b"more"
+    back = wire.from_bytes("x", str(datatype), tensor.shape, body, 4, tensor.nbytes)
+    assert back.dtype == tensor.dtype
+    assert back.tobytes() == tensor.tobytes()
+    assert back.flags.writeable
+    assert back.flags.aligned
+
+
+@given(st.data(), st.sampled_from(NUMERIC))
+def test_finite_numbers_survive_json_bit_for_bit(data, datatype):
+    elements = {"allow_nan": False, "allow_infinity": False} if datatype.numpy.kind == "f" else {}
+    tensor = data.draw(hnp.arrays(datatype.numpy, SHAPES, elements=elements or None))
+    text = json.loads(json.dumps(wire.to_json("y", tensor)))
+    back = wire.from_json("x", str(datatype), tensor.shape, text)
+    assert back.dtype == tensor.dtype
+    assert back.shape == tensor.shape
+    np.testing.assert_array_equal(back, tensor)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=8))
+def test_byte_strings_survive_binary(values):
+    tensor = wire.object_array(values)
+    body = wire.to_bytes(tensor)
+    back = wire.from_bytes("x", "BYTES", (len(values),), body, 0, len(body))
+    assert back.tolist() == values
+
+
+@given(st.lists(st.text(max_size=20), max_size=8))
+def test_text_survives_json(values):
+    tensor = wire.from_json("x", "BYTES", (len(values),), values)
+    assert wire.to_json("y", tensor) == values
+
+
+@given(st.binary(max_size=40), st.integers(0, 5))
+def test_byte_strings_of_any_bytes_never_crash(body, count):
+    try:
+        back = wire.from_bytes("x", "BYTES", (count,), body, 0, len(body))
+    except InvalidInput:
+        return
+    assert wire.to_bytes(back) == body
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("FP32", ["1.5"]),
+        ("FP32", [None]),
+        ("FP32", [True]),
+        ("FP32", [[1.0], [2.0, 3.0]]),
+        ("FP32", "1.0"),
+        ("FP32", None),
+        ("INT32", [1.5]),
+        ("INT8", [128]),
+        ("UINT8", [-1]),
+        ("UINT64", [-1]),
+        ("UINT64", [2**64]),
+        ("INT64", [2**63]),
+        ("BOOL", [2]),
+        ("BOOL", [0.5]),
+        ("BYTES", [1]),
+        ("BYTES", {"b64": "aa"}),
+        ("FP32", [1.0, 2.0]),
+        ("FP32", []),
+    ],
+)
+def test_json_values_that_do_not_fit_are_refused(datatype, data):
+    with pytest.raises(InvalidInput):
+        wire.from_json("x", datatype, (1,), data)
+
+
+def test_64_bit_integers_keep_every_digit():
+    values = [2**64 - 1, 2**63, 0, 1]
+    assert wire.from_json("x", "UINT64", (4,), values).tolist() == values
+
+
+@pytest.mark.parametrize("shape", [(-1,), (2, -3), (2**40, 2**40), (1,) * 33])
+def test_absurd_shapes_are_refused(shape):
+    with pytest.raises(InvalidInput):
+        wire.from_json("x", "FP32", shape, [1.0])
+
+
+def test_runtime_strings_become_bytes():
+    assert wire.normalised(np.array([["a", "é"]])).tolist() == [[b"a", "é".encode()]]
+
+
+def test_non_utf8_output_asks_for_binary():
+    with pytest.raises(InvalidInput, match="not UTF-8") as caught:
+        wire.to_json("y", wire.object_array([b"\xff"]))
+    assert "binary" in caught.value.hint
