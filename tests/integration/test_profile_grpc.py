@@ -33,7 +33,8 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request, context):  # noqa: N802  the stub's name
         self.count += 1
         value = np.frombuffer(request.raw_input_contents[0], np.float32)
-        assert (request.model_name, request.model_version, value.shape) == ("digits", "1", (4,))
+        assert (request.model_name, request.model_version) == ("digits", "1")
+        assert value.shape == tuple(request.inputs[0].shape[1:])
         self.seen.add(float(value[0]))
         if self.refuse and self.count % 10 == 0:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full")
@@ -89,3 +90,13 @@ def test_a_hanging_call_times_out(running, tmp_path):
     assert list(samples.status).count(-1) == 1
     assert samples.latencies_ms(0.4).max() >= 390
     assert cell.measurement.verdict.validity is not Validity.VALID
+
+
+def test_a_message_larger_than_frames_and_windows_arrives_whole(running, tmp_path):
+    """3 MB: above the 16 KiB of a frame and the 64 KiB of a fresh window; the server checks the shape."""
+    servicer, target = running
+    large = [{"x": np.full((1, 750_000), value, np.float32)} for value in (1, 2)]
+    work = Workload(Arrival.CLOSED, concurrency=2, requests=20, blocks=1, protocol=Protocol.GRPC)
+    found = profiler(tmp_path).measure(target, work, large).measurement
+    assert found.indicators.error_fraction == 0
+    assert servicer.seen == {1.0, 2.0}

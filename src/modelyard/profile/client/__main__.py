@@ -16,9 +16,10 @@ import uvloop
 
 from modelyard.domain.workload import Protocol, Workload
 from modelyard.profile.client.block import Transport
-from modelyard.profile.client.grpc import GrpcTransport
-from modelyard.profile.client.http import HttpTransport
+from modelyard.profile.client.grpc import GrpcConnection, request_headers
+from modelyard.profile.client.http import HttpConnection
 from modelyard.profile.client.load import run_block
+from modelyard.profile.client.pool import PooledTransport
 from modelyard.profile.plan import Answer, BlockDone, Command, LoadPlan, RunBlock, Trouble, WarmedUp
 from modelyard.profile.samples import Samples
 from modelyard.profile.schedule import draw
@@ -85,11 +86,15 @@ def read_payloads(plan: LoadPlan) -> list[bytes]:
 
 
 def make_transport(plan: LoadPlan, payloads: list[bytes]) -> Transport:
-    """The transport of the plan's protocol. A gRPC connection carries many calls, so a few of them do."""
-    connections = plan.connections
+    """The transport of the plan's protocol."""
+    most = max(plan.connections, plan.max_connections)
     if plan.workload.protocol is Protocol.GRPC:
-        return GrpcTransport(f"{plan.host}:{plan.port}", plan.grpc_method, payloads, min(max(connections // 4, 1), 16))
-    return HttpTransport(plan.host, plan.port, payloads, connections, max(connections, plan.max_connections))
+        headers = request_headers(f"{plan.host}:{plan.port}", plan.grpc_method)
+        messages = [b"\0" + len(payload).to_bytes(4, "big") + payload for payload in payloads]
+        return PooledTransport(
+            plan.host, plan.port, lambda pool: GrpcConnection(pool, headers, messages), plan.connections, most
+        )
+    return PooledTransport(plan.host, plan.port, lambda pool: HttpConnection(pool, payloads), plan.connections, most)
 
 
 def serve(plan: LoadPlan, commands: TextIO, answers: TextIO) -> None:

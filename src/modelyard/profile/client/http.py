@@ -1,4 +1,4 @@
-"""HTTP/1.1 load on uvloop: prebuilt requests, a pool of connections, and just enough parsing for end and status.
+"""HTTP/1.1 load on uvloop: prebuilt requests, and just enough parsing to know a response's end and status.
 
 Measured here (bench/load_client.py): a general client library reaches 1,000 to 3,000 requests/s per core, this
 15,000 and more; a load client must be far cheaper than the service it measures.
@@ -7,118 +7,23 @@ Measured here (bench/load_client.py): a general client library reaches 1,000 to 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from time import monotonic_ns
 from typing import cast
 
 from modelyard.profile.client.block import Block
-from modelyard.profile.samples import CONNECTION_LOST, OK, TIMED_OUT
+from modelyard.profile.client.pool import Connection, Pool
+from modelyard.profile.samples import CONNECTION_LOST, OK
 
 _HEAD_PENDING = -1
 _UNTIL_CLOSE = 1 << 62
 
 
-class HttpTransport:
-    """A pool of connections used in turn, so that replicas behind one port all get their share.
-
-    In an open loop a request that finds every connection busy gets a new one, up to `most`; beyond that it waits, and
-    its latency (counted from its scheduled time) shows it.
-    """
-
-    def __init__(self, host: str, port: int, payloads: Sequence[bytes], connections: int, most: int) -> None:
-        self._host, self._port = host, port
-        self.payloads = payloads
-        self._wanted, self._most = connections, max(most, connections)
-        self._idle: deque[_Connection] = deque()
-        self._all: set[_Connection] = set()
-        self._waiting: deque[tuple[Block, int, int]] = deque()
-        self._connecting: set[asyncio.Task[None]] = set()
-
-    async def open(self) -> None:
-        """Open the pool's first connections. Raises OSError."""
-        for _ in range(self._wanted - len(self._all)):
-            await self._connect()
-
-    def send(self, block: Block, index: int, payload: int) -> None:
-        """Send on the connection that has been idle longest."""
-        idle = self._idle
-        if idle:
-            idle.popleft().send(block, index, payload)
-            return
-        self._waiting.append((block, index, payload))
-        self._grow()
-
-    def free(self, connection: _Connection) -> None:
-        """A connection has finished its request."""
-        if self._waiting:
-            connection.send(*self._waiting.popleft())
-        else:
-            self._idle.append(connection)
-
-    def lost(self, connection: _Connection) -> None:
-        """A connection is gone; requests that wait need another."""
-        self._all.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-        if self._waiting:
-            self._grow()
-
-    def expire(self, block: Block, now_ns: int) -> None:
-        """Abort connections whose request is overdue, and drop overdue requests that wait for a connection."""
-        for connection in list(self._all):
-            if connection.block is block and block.expired(connection.index, now_ns):
-                connection.abort(TIMED_OUT)
-        while self._waiting and block.expired(self._waiting[0][1], now_ns):
-            block.complete(self._waiting.popleft()[1], TIMED_OUT)
-
-    async def close(self) -> None:
-        """Close every connection."""
-        for task in self._connecting:
-            task.cancel()
-        for connection in list(self._all):
-            connection.abort(CONNECTION_LOST)
-
-    def _grow(self) -> None:
-        if len(self._all) + len(self._connecting) < self._most and len(self._connecting) < len(self._waiting):
-            task = asyncio.get_running_loop().create_task(self._connect_late())
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
-
-    async def _connect_late(self) -> None:
-        try:
-            await self._connect()
-        except OSError:
-            # The service takes no connection: the request that asked for it fails, as it would for a user.
-            if self._waiting:
-                block, index, _ = self._waiting.popleft()
-                block.complete(index, CONNECTION_LOST)
-
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: _Connection(self), self._host, self._port)
-        self._all.add(connection)
-        self.free(connection)
-
-
-class _Connection(asyncio.Protocol):
+class HttpConnection(Connection):
     """One request at a time. `_left`: body bytes still to come, or `_HEAD_PENDING`."""
 
-    __slots__ = (
-        "_body",
-        "_buffer",
-        "_chunked",
-        "_closing",
-        "_left",
-        "_pool",
-        "_status",
-        "_transport",
-        "block",
-        "index",
-    )
-
-    def __init__(self, pool: HttpTransport) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, payloads: Sequence[bytes]) -> None:
+        self._pool, self._payloads = pool, payloads
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._left = _HEAD_PENDING
@@ -134,7 +39,7 @@ class _Connection(asyncio.Protocol):
     def send(self, block: Block, index: int, payload: int) -> None:
         self.block, self.index = block, index
         block.sent[index] = monotonic_ns()
-        self._transport.write(self._pool.payloads[payload])  # type: ignore[union-attr]  # set before the pool sees it
+        self._transport.write(self._payloads[payload])  # type: ignore[union-attr]  # set before the pool sees it
 
     def data_received(self, data: bytes) -> None:
         if self._left >= 0:
