@@ -236,7 +236,7 @@ class Yard:
 
     def gc(self, *, dry_run: bool = False) -> Freed:
         """Remove what no version, alias or service references, and what crashed services left behind."""
-        self.engine.gc(dry_run=dry_run)
+        self.deployer.collect(dry_run=dry_run)
         return self.hub.gc(dry_run=dry_run)
 
 

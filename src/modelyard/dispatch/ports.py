@@ -119,3 +119,6 @@ class Engine(Protocol):
 
         `tail` keeps the last so many lines of each; `follow` goes on until the service ends. Raises NotFound.
         """
+
+    def gc(self, *, dry_run: bool = False) -> list[str]:
+        """Remove what crashed services left; returns the names of what was (or would be) removed."""

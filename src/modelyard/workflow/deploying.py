@@ -113,7 +113,7 @@ class Deployer:
         listener(Progress(Step.DEPLOY, f"starting {name}: {configuration.label}"))
         running = self._running(name)
         spec = self.spec(version, configuration, name, request)
-        probe = self.probe(version, name)
+        probe = self.probe(version)
         if running is not None:
             if not request.replace:
                 raise Conflict(
@@ -121,10 +121,9 @@ class Deployer:
                     hint=f"yard deploy ... --replace, --name another, or yard services stop {name}",
                 )
             self.engine.roll(name, spec, configuration.replicas, probe)
-            endpoint = running.endpoint
-            self.hub.services.remove(name)
+            endpoint, created_at = running.endpoint, running.created_at
         else:
-            endpoint = self.engine.start(name, spec, configuration.replicas, probe)
+            endpoint, created_at = self.engine.start(name, spec, configuration.replicas, probe), self.now()
         service = Service(
             name=name,
             model=version.model,
@@ -132,12 +131,13 @@ class Deployer:
             configuration=configuration,
             endpoint=endpoint,
             directory=str(self.engine.directory(name)),
-            created_at=self.now(),
+            created_at=created_at,
         )
         try:
             self.hub.services.put(service)
         except BaseException:
-            self.engine.stop(name)
+            if running is None:
+                self.engine.stop(name)
             raise
         listener(Progress(Step.DEPLOY, f"{name} answers at {endpoint.url}", 1.0))
         return service
@@ -157,9 +157,7 @@ class Deployer:
     def temporary(self, version: Version, configuration: Configuration, name: str) -> Iterator[Endpoint]:
         """A service for a measurement: gone on exit, and gone with this process should it die."""
         spec = self.spec(version, configuration, version.model, DeployRequest())
-        endpoint = self.engine.start(
-            name, spec, configuration.replicas, self.probe(version, version.model), owner_pid=os.getpid()
-        )
+        endpoint = self.engine.start(name, spec, configuration.replicas, self.probe(version), owner_pid=os.getpid())
         try:
             yield endpoint
         finally:
@@ -199,13 +197,13 @@ class Deployer:
             memory_limit_bytes=configuration.memory_limit_bytes,
         )
 
-    def probe(self, version: Version, name: str) -> Callable[[Endpoint], None]:
+    def probe(self, version: Version) -> Callable[[Endpoint], None]:
         """A real inference through the endpoint: one row of the version's data."""
         sample = self.rows.sample(version)
 
         def infer(endpoint: Endpoint) -> None:
             with InferenceClient(endpoint.url) as client:
-                client.infer(name, sample)
+                client.infer(version.model, sample)
 
         return infer
 
@@ -218,8 +216,12 @@ class Deployer:
     def status(self, name: str) -> ServiceStatus:
         """A service as the hub has it and as its processes are now. Raises NotFound."""
         service = self.hub.services.get(name)
-        replicas = tuple(self.engine.replicas(name))
-        return ServiceStatus(service, self.engine.state(name), replicas)
+        try:
+            seen = self.engine.status(name)
+        except NotFound:
+            gone = "its processes and its directory are gone; yard services stop forgets it"
+            return ServiceStatus(service, ServiceState.STOPPED, (), gone)
+        return ServiceStatus(service, seen.state, seen.replicas, seen.detail)
 
     def list(self) -> list[ServiceStatus]:
         """Every service the hub knows."""
@@ -230,6 +232,13 @@ class Deployer:
         self.hub.services.get(name)
         self.engine.stop(name)
         self.hub.services.remove(name)
+
+    def collect(self, *, dry_run: bool) -> None:
+        """Clear what crashed services left, and forget them."""
+        known = {service.name for service in self.hub.services.list()}
+        for name in self.engine.gc(dry_run=dry_run):
+            if name in known and not dry_run:
+                self.hub.services.remove(name)
 
     def logs(self, name: str, *, replica: int | None, follow: bool, tail: int) -> Iterator[str]:
         """Lines of a service's logs, oldest first. Raises NotFound."""
