@@ -19,8 +19,8 @@ Run: TypeAlias = Callable[[Tensors], Sequence[NDArray[Any]]]
 class CheckedPredictor:
     """Wraps a framework's `run`: checks inputs and outputs against the signature, names failures, refuses after close.
 
-    Thread-safe as far as `run` is. The checks cost about 1 us per call (tests/unit/runtimes/test_predictor.py has what
-    they catch), the price of never feeding a framework that converts silently.
+    Thread-safe as far as `run` is. The checks are the price of never feeding a framework that converts silently
+    (tests/unit/runtimes/test_predictor.py has what they catch).
     """
 
     def __init__(self, runtime: str, signature: Signature, run: Run, settings: Mapping[str, str]) -> None:

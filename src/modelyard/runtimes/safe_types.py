@@ -1,9 +1,9 @@
 """Types in `.skops` files that are loaded without trust, beyond those that skops itself knows to be safe.
 
 skops 0.16 knows scikit-learn's estimators but not the parts below, which the fitted forms of its common estimators
-hold (found by storing every estimator of scikit-learn 1.9 that fits the iris data). Each was looked at: making one from
-stored state runs no code that the state chooses. Crafted trees may still crash the process that predicts with them,
-as a crafted file of any native format may. Functions are allowed where they only compute on arrays.
+hold (found by storing every estimator of scikit-learn 1.9 that fits the iris data). The entries are what those files
+were seen to hold, not an audit of each type's loading code. Crafted trees may still crash the process that predicts
+with them, as a crafted file of any native format may. Functions are allowed where they only compute on arrays.
 """
 
 from __future__ import annotations
