@@ -47,6 +47,10 @@ def test_precisions_and_formats_are_targets_without_duplicates() -> None:
     ]
 
 
+def test_the_format_the_source_already_has_is_no_target() -> None:
+    assert names(plan_targets("onnx", "", ("onnx", "openvino"))) == ["openvino"]
+
+
 def test_a_target_out_of_reach_names_the_nearest() -> None:
     with pytest.raises(InvalidInput) as caught:
         plan_targets("onnx", "", ("onnx:int8-statik",))
