@@ -60,7 +60,8 @@ def plan_targets(
     `requested` is `("auto",)` or targets (`onnx`, `onnx:int8-dynamic`) and precisions (`bf16`), which stand for their
     usual target. `auto` is kept short, for it runs at every publish: ONNX; int8 where `has_data` (calibration needs
     it); OpenVINO in fp32 and, where the CPU has it in hardware, bf16; TorchScript for PyTorch. Trees and scikit-learn
-    get ONNX alone. The source's own format is no target. Raises InvalidInput for a target that no converter reaches from `source_format`.
+    get ONNX alone. The source's own format is no target. Raises InvalidInput for a target that no converter reaches
+    from `source_format`.
     """
     known = (converters or Converters.discover()).reachable(source_format)
     flags = cpu_flags() if flags is None else flags
