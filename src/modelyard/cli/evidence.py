@@ -20,22 +20,24 @@ _FIGURES: Final = re.compile(r"\d+(\.\d+)?")
 def conversions(found: Sequence[Conversion]) -> RenderableType:
     """What was converted: proven with how close, or refused with the named reason; the hint of each failure below."""
     ordered = sorted(enumerate(found), key=lambda pair: (pair[1].outcome is not Outcome.PROVEN, pair[0]))
+    names = {m.metric for c in found if c.equivalence for m in c.equivalence.metrics}
+    only = names.pop() if len(names) == 1 else ""
     rows = [
         (
             Text(str(c.target)),
-            Text(c.route, style=FAINT),
             word(c.outcome),
             _max_error(c.equivalence),
             _agreement(c.equivalence),
-            _metric(c.equivalence),
+            _metric(c.equivalence, named=not only),
             seconds(c.duration_s),
+            Text(c.route, style=FAINT),
         )
         for _, c in ordered
     ]
     shown = table(
-        ("target", "route", "outcome", "max error", "same answer", "metric", "took"),
+        ("target", "outcome", "max error", "same answer", only or "metric", "took", "route"),
         rows,
-        right="   >> >",
+        right="  >> > ",
         empty="no conversions",
     )
     return Group(shown, *_reasons([c for _, c in ordered]))
@@ -73,10 +75,9 @@ def _agreement(equivalence: Equivalence | None) -> str:
     return f"{min(known) * 100:.4g} %" if known else "-"
 
 
-def _metric(equivalence: Equivalence | None) -> str:
-    if equivalence is None:
-        return ""
-    return "\n".join(f"{m.metric} {m.source:.4g} → {m.artifact:.4g}" for m in equivalence.metrics)
+def _metric(equivalence: Equivalence | None, *, named: bool) -> str:
+    found = equivalence.metrics if equivalence else ()
+    return "\n".join(f"{m.metric + ' ' if named else ''}{m.source:.4g} → {m.artifact:.4g}" for m in found)
 
 
 def measurements(

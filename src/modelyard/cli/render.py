@@ -60,7 +60,8 @@ def _conversion_title(result: Publication) -> str:
 
 def _measured(result: Publication, currency: str) -> RenderableType:
     choice = result.choice
-    marks = {m.id: name for m, name in ((choice.naive, "naive"), (choice.chosen, "chosen")) if m is not None}
+    best = "closest" if choice.met is False else "chosen"
+    marks = {m.id: name for m, name in ((choice.naive, "naive"), (choice.chosen, best)) if m is not None}
     shown = list(choice.considered)
     shown += [m for m in (choice.naive, choice.chosen) if m is not None and m.id not in {s.id for s in shown}]
     legend = Text("t: threads per replica, r: replicas, b: max batch; below p99: its 95 % interval", style=FAINT)
