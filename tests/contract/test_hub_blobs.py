@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from modelyard.domain.errors import BackendFailed, Conflict, NotFound, Unavailable
+from modelyard.domain.versions import Description
+from modelyard.hub import Hub
 from modelyard.hub.blobs import Blob, BlobStore, open_store
 from modelyard.hub.blobs.local import LocalBlobs
 from modelyard.hub.blobs.remote import RemoteBlobs
+from tests.contract.hub_content import Place, definition, ref
 
 CONTENT = b"content of a blob" * 100
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -21,11 +24,11 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(params=["local", "s3", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
     if request.param == "local":
-        yield open_store(str(tmp_path / "blobs"))
+        yield open_store(str(tmp_path / "blobs"), owner="me")
     elif request.param == "s3":
-        yield open_store(request.getfixturevalue("s3_url"))
+        yield open_store(request.getfixturevalue("s3_url"), owner="me")
     else:
-        yield open_store(f"memory://{tmp_path.name}")
+        yield open_store(f"memory://{tmp_path.name}", owner="me")
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def test_a_thousand_harmed_copies_are_a_thousand_refusals(source: Path, tmp_path
     import random
 
     draw = random.Random(6)
-    store = open_store(str(tmp_path / "blobs"))
+    store = open_store(str(tmp_path / "blobs"), owner="me")
     store.put(DIGEST, source)
     served = 0
     for _ in range(1000):
@@ -140,7 +143,7 @@ def test_a_thousand_harmed_copies_are_a_thousand_refusals(source: Path, tmp_path
 
 def test_an_unreachable_s3_server_is_unavailable(source: Path) -> None:
     pytest.importorskip("s3fs")
-    store = open_store("s3://bucket/x?endpoint_url=http://127.0.0.1:1&key=k&secret=hidden-secret")
+    store = open_store("s3://bucket/x?endpoint_url=http://127.0.0.1:1&key=k&secret=hidden-secret", owner="me")
     with pytest.raises(Unavailable) as caught:
         store.put(DIGEST, source)
     assert "s3://bucket/x" in caught.value.what
@@ -148,13 +151,13 @@ def test_an_unreachable_s3_server_is_unavailable(source: Path) -> None:
 
 
 def test_a_missing_bucket_is_named(s3_url: str, source: Path) -> None:
-    store = open_store(s3_url.replace("s3://test-", "s3://missing-"))
+    store = open_store(s3_url.replace("s3://test-", "s3://missing-"), owner="me")
     with pytest.raises((NotFound, BackendFailed), match="missing-"):
         store.put(DIGEST, source)
 
 
 def test_a_local_blob_that_is_a_link_is_refused(source: Path, tmp_path: Path) -> None:
-    store = LocalBlobs(tmp_path / "blobs")
+    store = LocalBlobs(tmp_path / "blobs", "me")
     store.put(DIGEST, source)
     store._path(DIGEST).unlink()
     store._path(DIGEST).symlink_to(source)
@@ -163,7 +166,7 @@ def test_a_local_blob_that_is_a_link_is_refused(source: Path, tmp_path: Path) ->
 
 
 def test_sweep_takes_dead_writers_files_and_spares_the_living(tmp_path: Path) -> None:
-    store = LocalBlobs(tmp_path / "blobs")
+    store = LocalBlobs(tmp_path / "blobs", "me")
     (tmp_path / "blobs" / "tmp" / "dead").write_bytes(b"half")
     with store._temp_file() as (file, path):
         file.write(b"alive")
@@ -171,3 +174,19 @@ def test_sweep_takes_dead_writers_files_and_spares_the_living(tmp_path: Path) ->
         assert store.sweep(dry_run=False) == (1, 4)
         assert path.exists()
     assert list((tmp_path / "blobs" / "tmp").iterdir()) == []
+
+
+def test_a_store_belongs_to_the_hub_that_first_wrote_into_it(place: Place) -> None:
+    """A hub with another database would take all blobs for garbage: it may read, and changes nothing."""
+    version = place.register()
+    stranger = Hub.open(f"sqlite:///{place.directory}/other.db", place.blobs_url, place.directory / "other")
+    before = sorted(blob.digest for blob in place.hub._store.scan())
+    with pytest.raises(Conflict, match="belongs to another hub"):
+        stranger.gc()
+    with pytest.raises(Conflict, match="belongs to another hub"):
+        stranger.versions.register(definition(), Description(), place.files(), ["model.pt2", "net/model.py"])
+    stranger.close()
+    assert sorted(blob.digest for blob in place.hub._store.scan()) == before
+    with place.reopen() as hub:
+        assert hub.versions.get(ref("digits")) == version
+        assert hub.gc().blobs == 0

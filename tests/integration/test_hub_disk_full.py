@@ -104,6 +104,6 @@ def test_any_failing_step_of_storing_is_an_error_and_leaves_no_file(
     monkeypatch.undo()
     assert place.hub.versions.models() == []
     place.hub.gc()
-    assert _files(tmp_path / "blobs") == set()
+    assert {path.name for path in _files(tmp_path / "blobs")} <= {"owner"}
     assert place.register().number == 1
     place.hub.close()

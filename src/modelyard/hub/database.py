@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, ModelyardError, Unavailable, Unsupported
 from modelyard.hub.migrations import migrate, up_to_date
+from modelyard.hub.schema import hub_identity
 
 BUSY_TIMEOUT_S = 4.0
 """How long a transaction waits for another one's lock before it reports the database as locked."""
@@ -58,6 +59,11 @@ class Database:
             raise
         return database
 
+    def identity(self) -> str:
+        """The id that this hub got when it was made; it moves with the database."""
+        with self.read() as connection:
+            return str(connection.execute(select(hub_identity.c.id)).scalar_one())
+
     @property
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
@@ -94,13 +100,15 @@ class Database:
 
 
 def _sqlite(url: URL) -> Engine:
-    if url.database in (None, "", ":memory:"):
+    place = str(url.database or "")
+    if place in ("", ":memory:"):
         raise InvalidInput("the hub needs a database file", hint="write sqlite:////path/to/hub.db")
     try:
-        Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+        if not place.startswith("file:"):
+            Path(place).absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BackendFailed(
-            f"cannot make the folder of {url.database}", why=str(error), hint="set MODELYARD_HOME to a writable folder"
+            f"cannot make the folder of {place}", why=str(error), hint="set MODELYARD_HOME to a writable folder"
         ) from error
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_timeout=10)
 

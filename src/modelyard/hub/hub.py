@@ -50,8 +50,12 @@ class Hub:
         an fsspec URL such as `s3://bucket/prefix?endpoint_url=...`. Raises InvalidInput, Unsupported,
         BackendFailed, Unavailable.
         """
-        store = open_store(blobs_url)
-        return cls(Database.open(database_url), store, cache_dir, clock)
+        database = Database.open(database_url)
+        try:
+            return cls(database, open_store(blobs_url, owner=database.identity()), cache_dir, clock)
+        except BaseException:
+            database.close()
+            raise
 
     def gc(self, dry_run: bool = False, *, cache_max_age_s: float = CACHE_MAX_AGE_S) -> Freed:
         """Remove blobs that nothing references, leftovers of dead writers, and cached copies not used lately.

@@ -210,6 +210,8 @@ services = Table(
     Index(None, "version_id"),
 )
 
+hub_identity = Table("hub_identity", metadata, Column("id", String(64), primary_key=True))  # one row
+
 pins = Table(  # blobs that a writer has announced and not yet referenced; see vault.py
     "pins",
     metadata,

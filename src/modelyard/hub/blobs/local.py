@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modelyard.domain.errors import Conflict, NotFound
-from modelyard.hub.blobs.ports import Blob, copy_hashed, damaged, disk_failure, hash_file
+from modelyard.hub.blobs.ports import Blob, check_owner, copy_hashed, damaged, disk_failure, hash_file
 
 
 class LocalBlobs:
     """A BlobStore in a directory. A temp file is locked while its writer lives, so that `sweep` knows the dead ones."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, owner: str) -> None:
+        self._root = root
+        self._owner = owner
+        self._claimed = False
         self._objects = root / "objects"
         self._tmp = root / "tmp"
         try:
@@ -31,6 +34,7 @@ class LocalBlobs:
     def put(self, digest: str, source: Path) -> bool:
         target = self._path(digest)
         try:
+            self._claim()
             if target.is_file() and hash_file(target).digest == digest:
                 # Another writer may have renamed it a moment ago and not yet synced the directory.
                 _sync_directory(target.parent)
@@ -67,6 +71,7 @@ class LocalBlobs:
 
     def delete(self, digest: str) -> None:
         try:
+            self._claim()
             self._path(digest).unlink(missing_ok=True)
         except OSError as error:
             raise disk_failure(error, f"removing blob {digest[:12]}") from error
@@ -83,6 +88,7 @@ class LocalBlobs:
     def sweep(self, *, dry_run: bool) -> tuple[int, int]:
         count = size = 0
         try:
+            self._claim()
             for entry in os.scandir(self._tmp):
                 with suppress(FileNotFoundError, BlockingIOError), Path(entry.path).open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,6 +99,21 @@ class LocalBlobs:
         except OSError as error:
             raise disk_failure(error, "sweeping temp files") from error
         return count, size
+
+    def _claim(self) -> None:
+        """Become the store's owner if it has none; raises Conflict where another hub is."""
+        if self._claimed:
+            return
+        path = self._root / "owner"
+        if not path.exists():
+            with self._temp_file() as (file, temp), suppress(FileExistsError):
+                file.write(self._owner.encode())
+                file.flush()
+                os.fsync(file.fileno())
+                path.hardlink_to(temp)  # unlike a rename, never in place of another's
+            _sync_directory(self._root)
+        check_owner(self._owner, path.read_text(encoding="utf-8"), str(self._root))
+        self._claimed = True
 
     @contextmanager
     def _temp_file(self) -> Iterator[tuple[BinaryIO, Path]]:

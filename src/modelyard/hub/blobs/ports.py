@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from modelyard.domain.errors import BackendFailed, InvalidInput
+from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput
 
 CHUNK_BYTES = 1 << 20
 
@@ -26,7 +26,8 @@ class Blob:
 class BlobStore(Protocol):
     """Blobs addressed by the SHA-256 of their content. Safe for use by many threads and processes at once.
 
-    Every method raises BackendFailed when the store cannot do it, Unavailable when it cannot be reached.
+    Every method raises BackendFailed when the store cannot do it, Unavailable when it cannot be reached; `put`,
+    `delete` and `sweep` raise Conflict where the store belongs to another hub.
     """
 
     def put(self, digest: str, source: Path) -> bool:
@@ -52,9 +53,11 @@ class BlobStore(Protocol):
         """Remove what dead writers left half-written; count and bytes. Never touches a living writer's file."""
 
 
-def open_store(url: str) -> BlobStore:
+def open_store(url: str, *, owner: str) -> BlobStore:
     """The store at `url`: a local path or `file://` URL, else any fsspec URL with options in its query.
 
+    The store belongs to the hub that first writes into it: another `owner` may read, and gets Conflict when it
+    writes or deletes, because its garbage may be the owner's treasure.
     `s3://bucket/prefix?endpoint_url=...` passes options to the file system; AWS_* variables work as usual.
     """
     parts = urlsplit(url)
@@ -64,10 +67,10 @@ def open_store(url: str) -> BlobStore:
         path = unquote(parts.path) if parts.scheme else url
         if not path:
             raise InvalidInput("the blob store has no path", hint="give a directory or a URL like s3://bucket/prefix")
-        return LocalBlobs(Path(path).expanduser().absolute())
+        return LocalBlobs(Path(path).expanduser().absolute(), owner)
     from modelyard.hub.blobs.remote import RemoteBlobs
 
-    return RemoteBlobs.open(url)
+    return RemoteBlobs.open(url, owner)
 
 
 def hash_file(path: Path) -> Blob:
@@ -100,6 +103,16 @@ def disk_failure(error: OSError, doing: str) -> BackendFailed:
     return BackendFailed(
         f"the disk failed while {doing}", why=str(error), hint="check the disk (`dmesg`), then try again"
     )
+
+
+def check_owner(owner: str, present: str, where: str) -> None:
+    """Raise Conflict where a store belongs to another hub."""
+    if present != owner:
+        raise Conflict(
+            f"the blob store {where} belongs to another hub",
+            why="its file `owner` names another database than the one that is open",
+            hint="open the hub with its own database, or give this one a blob store of its own",
+        )
 
 
 def damaged(digest: str, where: str) -> BackendFailed:

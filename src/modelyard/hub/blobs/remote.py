@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, NotFound, Unavailable, Unsupported
-from modelyard.hub.blobs.ports import Blob, damaged, disk_failure, hash_file
+from modelyard.hub.blobs.ports import Blob, check_owner, damaged, disk_failure, hash_file
 
 # Object stores publish an object only when its upload is complete; elsewhere we upload aside and rename.
 _ATOMIC_UPLOADS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "r2"})
@@ -25,14 +25,16 @@ _EXTRAS = {"s3": "modelyard[s3]", "s3a": "modelyard[s3]", "gs": "gcsfs", "gcs": 
 class RemoteBlobs:
     """A BlobStore on an fsspec file system. `label` names it in errors, without credentials."""
 
-    def __init__(self, fs: Any, root: str, *, label: str, atomic_uploads: bool) -> None:
+    def __init__(self, fs: Any, root: str, owner: str, *, label: str, atomic_uploads: bool) -> None:
+        self._owner = owner
+        self._claimed = False
         self._fs = fs
         self._root = root.rstrip("/")
         self._label = label
         self._atomic = atomic_uploads
 
     @classmethod
-    def open(cls, url: str) -> RemoteBlobs:
+    def open(cls, url: str, owner: str) -> RemoteBlobs:
         """Open by URL; the query's options go to the file system. Raises Unsupported, InvalidInput."""
         import fsspec
 
@@ -54,7 +56,7 @@ class RemoteBlobs:
             raise InvalidInput(
                 f"'{label}' is not a blob store", why=str(error), hint="give a directory or s3://bucket/prefix"
             ) from error
-        return cls(fs, root, label=label, atomic_uploads=parts.scheme in _ATOMIC_UPLOADS)
+        return cls(fs, root, owner, label=label, atomic_uploads=parts.scheme in _ATOMIC_UPLOADS)
 
     def put(self, digest: str, source: Path) -> bool:
         path = self._path(digest)
@@ -63,6 +65,7 @@ class RemoteBlobs:
         except OSError as error:
             raise disk_failure(error, f"reading {source}") from error
         with self._reported(f"storing {source.name}"):
+            self._claim()
             if self._size(path) == size:
                 return False
             upload = path if self._atomic else f"{self._root}/incoming/{secrets.token_hex(16)}"
@@ -99,6 +102,7 @@ class RemoteBlobs:
 
     def delete(self, digest: str) -> None:
         with self._reported(f"removing blob {digest[:12]}"):
+            self._claim()
             if self._size(self._path(digest)) is not None:
                 self._fs.rm_file(self._path(digest))
 
@@ -110,6 +114,7 @@ class RemoteBlobs:
 
     def sweep(self, *, dry_run: bool) -> tuple[int, int]:
         with self._reported("sweeping temp files"):
+            self._claim()
             if hasattr(self._fs, "list_multipart_uploads"):
                 return self._sweep_multipart(dry_run=dry_run)
             if self._atomic or not self._fs.exists(f"{self._root}/incoming"):
@@ -137,6 +142,17 @@ class RemoteBlobs:
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/objects/{digest[:2]}/{digest}"
+
+    def _claim(self) -> None:
+        """Become the store's owner if it has none; raises Conflict where another hub is."""
+        if self._claimed:
+            return
+        path = f"{self._root}/owner"
+        if self._size(path) is None:
+            self._make_folder(path)
+            self._fs.pipe_file(path, self._owner.encode())
+        check_owner(self._owner, self._fs.cat_file(path).decode(), self._label)
+        self._claimed = True
 
     def _make_folder(self, path: str) -> None:
         if not self._atomic:  # object stores have no folders, and s3fs would make a mistyped bucket
