@@ -56,10 +56,9 @@ def _cpu(cpuinfo: Path) -> tuple[str, tuple[str, ...]]:
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     present = set((fields.get("flags") or fields.get("Features") or "").split())
     name = fields.get("model name", "")
-    if "family" in name or name.count("(R)") == 2 or fields.get("model"):
-        stepping = f" (family {fields.get('cpu family')} model {fields.get('model')} stepping {fields.get('stepping')})"
+    if "cpu family" in fields:
         # Virtual machines often hide the name ("Intel(R) Xeon(R) Processor"); family and model tell generations apart.
-        name += stepping if fields.get("cpu family") else ""
+        name += f" (family {fields['cpu family']} model {fields.get('model')} stepping {fields.get('stepping')})"
     return name, tuple(flag for flag in _FLAGS if flag in present)
 
 
