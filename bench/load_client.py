@@ -5,7 +5,8 @@
 The client is pinned to one core, nginx (Debian package nginx-light) or a uvloop responder to another. The request is
 a small tensor (FP32[1, 32], Open Inference Protocol). Closed loop: the most the client can do. Open loop: how late
 requests go out (p99 send lag) at half of that. "per core" is requests per CPU second of the client: on a machine that
-others use too it says what the client could do with a whole core. Rounds of the services are interleaved; medians are printed.
+others use too it says what the client could do with a whole core. Rounds of the services are interleaved; medians are
+printed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def main() -> None:
     print(f"{node.cpu_model}, {node.cores} cores; {node.python}; uvloop {node.libraries.get('uvloop')}; node {node.id}")
     print(f"client on core {cores[0]}, service on core {cores[-1]}, {options.rounds} rounds of {options.seconds:g} s\n")
     print(
-        f"{'service':<20}{'payload':<13}{'closed req/s':>13}{'client cores':>14}{'per core':>10}{'open req/s':>12}{'p99 lag ms':>12}"
+        f"{'service':<20}{'payload':<13}{'closed req/s':>13}{'client cores':>14}"
+        f"{'per core':>10}{'open req/s':>12}{'p99 lag ms':>12}"
     )
     found: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, nginx(Path(folder), cores[-1]) as a, responder(cores[-1]) as b:
