@@ -63,6 +63,7 @@ class Work:
         "rows",
         "shape_key",
         "tensors",
+        "timeout_s",
     )
 
     def __init__(self, plan: Plan, tensors: tuple[Tensor, ...], received: float) -> None:
@@ -72,6 +73,7 @@ class Work:
         self.shape_key = plan.shape_key
         self.received = received
         self.enqueued = received
+        self.timeout_s = plan.timeout_s
         self.deadline = 0.0
         self.pre_s = 0.0
         self.post_s = 0.0
@@ -157,7 +159,7 @@ class Executor:
 
     def submit(self, work: Work) -> None:
         """Accept a request. Raises Unavailable (with the time to come back) when it cannot be served in time."""
-        timeout = work.plan.timeout_s
+        timeout = work.timeout_s
         limit = self._policy.max_wait_s if timeout is None else min(timeout, self._policy.max_wait_s)
         if self._waiting_rows > self._max_rows or self.waiting >= self._policy.max_requests:
             self._check_admission(limit)
@@ -291,7 +293,7 @@ class Executor:
 
     def _expire(self, work: Work) -> None:
         self.ledger.refused[Refusal.EXPIRED] += 1
-        if work.plan.timeout_s is not None and work.plan.timeout_s <= self._policy.max_wait_s:
+        if work.timeout_s is not None and work.timeout_s <= self._policy.max_wait_s:
             work.fail(Expired("Request timeout expired", why="it waited longer than its own timeout"))
         else:
             again = max(drain_s(self._batching, self.cost, self._waiting_rows), 1e-3)
@@ -492,7 +494,7 @@ class Executor:
     def close(self) -> None:
         """End the worker thread after its present batch and free the model."""
         self._jobs.put(None)
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=1.0)
         if not self._thread.is_alive():
             self._model.close()
 

@@ -167,6 +167,9 @@ class GrpcFront(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
             executor = self._plane.find(request.model_name, request.model_version)
             plan, tensors = decode(executor.interface, request)
             work = GrpcWork(plan, tensors, received, self._loop.create_future())
+            left = context.time_remaining()
+            if left is not None and (work.timeout_s is None or left < work.timeout_s):
+                work.timeout_s = left
             executor.submit(work)
             return await work.done
         except ModelyardError as error:

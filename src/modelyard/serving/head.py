@@ -7,7 +7,7 @@ them again 3-4 us; equal bytes mean the same request, so the cache cannot change
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import httptools
@@ -69,6 +69,8 @@ class _Recorder:
     """httptools' callbacks for one head."""
 
     def __init__(self) -> None:
+        self.parser: Any = httptools.HttpRequestParser(self)
+        self.keep_alive = False
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
@@ -81,11 +83,12 @@ class _Recorder:
 
     def on_headers_complete(self) -> None:
         self.complete = True
+        self.keep_alive = self.parser.should_keep_alive()  # the parser forgets when the message is complete
 
 
 def _parse(raw: bytes) -> Head:
     recorder = _Recorder()
-    parser = httptools.HttpRequestParser(recorder)
+    parser = recorder.parser
     try:
         parser.feed_data(raw)
     except httptools.HttpParserUpgrade:
@@ -117,11 +120,12 @@ def _parse(raw: bytes) -> Head:
             hosts += 1
     if version == "1.1" and hosts != 1:
         raise InvalidInput("malformed HTTP request", why="exactly one Host header is required")
+    recorder.parser = None  # they refer to each other: cut the cycle, so that no garbage collection is needed
     return Head(
         method=parser.get_method().decode("ascii"),
         segments=_segments(recorder.url),
         length=-1 if chunked else length,
-        keep_alive=parser.should_keep_alive(),
+        keep_alive=recorder.keep_alive,
         old_http=version == "1.0",
         expects_continue=expects and version == "1.1",
         header_length=header_length,

@@ -156,11 +156,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
 
     def eof_received(self) -> bool:
-        """The client sent all it will send; answers in flight are still delivered."""
-        if self._pending and not self._closing:
-            self._pending[-1].close = True
-            self._closing = True
-            return True
+        """The client closed its side: it left. As nginx and Go do, so that abandoned requests never reach a model; a
+        client that only half-closes cannot be told from one that is gone."""
         return False
 
     def pause_writing(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from modelyard.domain.errors import Conflict, ModelyardError
+from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError
 from modelyard.domain.services import ReplicaSpec
 from modelyard.runtimes.registry import Runtimes
 from modelyard.serving import loading
@@ -50,7 +50,10 @@ class Replica:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        listener = bind(self.spec)
+        spec = self.spec
+        listener = bind(spec.host, spec.http_port, reuse_port=spec.reuse_port)
+        if spec.grpc_port:  # known now, not after minutes of loading, and without grpc's own lines on stderr
+            bind(spec.host, spec.grpc_port, reuse_port=spec.reuse_port).close()
         sweeper = loop.create_task(self._sweep())
         try:
             if not self.spec.reuse_port:  # alone on its port: liveness is answered while models load
@@ -180,26 +183,26 @@ class Replica:
             Path(self.spec.ready_file).unlink(missing_ok=True)
 
 
-def bind(spec: ReplicaSpec) -> socket.socket:
+def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     """A bound TCP socket. Raises Conflict where the address is taken or cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            spec.host, spec.http_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise Conflict(f"cannot listen on host '{spec.host}'", why=str(error), hint="choose another host") from error
+        raise Conflict(f"cannot listen on host '{host}'", why=str(error), hint="choose another host") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if spec.reuse_port:
+        if reuse_port:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
         raise Conflict(
-            f"cannot listen on {spec.host}:{spec.http_port}",
+            f"cannot listen on {host}:{port}",
             why=os.strerror(error.errno or 0).lower(),
-            hint=f"free the port (ss -ltnp 'sport = :{spec.http_port}' shows who has it) or choose another",
+            hint=f"free the port (ss -ltnp 'sport = :{port}' shows who has it) or choose another",
         ) from error
     listener.setblocking(False)
     return listener
@@ -211,8 +214,6 @@ def _bracketed(host: str) -> str:
 
 def load_spec(path: Path) -> ReplicaSpec:
     """Read a replica's spec. Raises InvalidInput naming the field."""
-    from modelyard.domain.errors import InvalidInput
-
     try:
         return msgspec.json.decode(path.read_bytes(), type=ReplicaSpec)
     except (OSError, msgspec.DecodeError, ModelyardError) as error:
