@@ -40,7 +40,8 @@ def conversions(found: Sequence[Conversion]) -> RenderableType:
         right="  >> > ",
         empty="no conversions",
     )
-    return Group(shown, *_reasons([c for _, c in ordered]))
+    refused = _reasons([c for _, c in ordered])
+    return Group(shown, *refused)
 
 
 def _reasons(found: Iterable[Conversion]) -> list[RenderableType]:

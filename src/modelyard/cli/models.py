@@ -35,14 +35,20 @@ def ls(
             session.output.emit("models", models, lambda: tables.models(models))
 
 
-def show(session: Session, ref: Ref) -> None:
-    """Show a version: what it is, its artifacts and their standing, what was measured, what runs."""
+def show(
+    session: Session,
+    ref: Ref,
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Also the logs of conversions that failed or were rejected.")
+    ] = False,
+) -> None:
+    """Show a version: what it is, its artifacts and their standing, conversions, measurements, services."""
     from modelyard.cli import tables
     from modelyard.domain.versions import ModelRef
 
     with session.yard() as yard:
         lineage = yard.hub.versions.lineage(ModelRef.parse(ref))
-    session.output.emit("version", lineage, lambda: tables.version(lineage))
+    session.output.emit("version", lineage, lambda: tables.version(lineage, logs=logs))
 
 
 def search(

@@ -12,6 +12,7 @@ from rich.text import Text
 from modelyard.cli import evidence
 from modelyard.cli.layout import FAINT, facts, number, section, size, table, when, word
 from modelyard.cli.render import endpoint_lines
+from modelyard.domain.artifacts import Outcome
 
 if TYPE_CHECKING:
     from modelyard.cli.configuration import SettingRow
@@ -59,7 +60,7 @@ def versions(found: Sequence[Version]) -> RenderableType:
     return table(columns, rows, empty="no version matches")
 
 
-def version(lineage: Lineage) -> RenderableType:
+def version(lineage: Lineage, *, logs: bool = False) -> RenderableType:
     v = lineage.version
     d, text = v.definition, v.description
     return Group(
@@ -87,9 +88,17 @@ def version(lineage: Lineage) -> RenderableType:
             ]
         ),
         section("Artifacts", artifacts(lineage.artifacts)),
+        *([section("Conversions", evidence.conversions(lineage.conversions))] if lineage.conversions else []),
+        *(_logs(lineage.conversions) if logs else []),
         *([section("Measurements", evidence.measurements(lineage.measurements))] if lineage.measurements else []),
         *([section("Card", Text(text.card))] if text.card else []),
     )
+
+
+def _logs(found: Sequence[Conversion]) -> list[RenderableType]:
+    """The logs of what was not proven, each under its target and route."""
+    refused = [c for c in found if c.outcome is not Outcome.PROVEN]
+    return [section(f"Log of {c.target} by {c.route}", Text(c.log.strip() or "empty")) for c in refused]
 
 
 def artifacts(found: Sequence[Artifact]) -> RenderableType:

@@ -119,6 +119,7 @@ CONVERSIONS = (
         Outcome.FAILED,
         detail="this CPU computes no bfloat16",
         hint="publish on a machine with AMX or AVX512-BF16",
+        log="line one\nline [two]",
         failure=FailureClass.MISSING_DEPENDENCY,
     ),
 )
@@ -171,7 +172,9 @@ class FakeVersions:
         return self.list(ref.model)[0]
 
     def lineage(self, ref: ModelRef) -> Lineage:
-        return Lineage(self.get(ref), artifacts=ARTIFACTS, measurements=(CHOSEN,), services=("digits",))
+        return Lineage(
+            self.get(ref), artifacts=ARTIFACTS, conversions=CONVERSIONS, measurements=(CHOSEN,), services=("digits",)
+        )
 
     def search(self, query: VersionQuery) -> Page[Version]:
         self._calls.append(("search", query))

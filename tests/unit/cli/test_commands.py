@@ -316,3 +316,13 @@ def test_logs_are_lines_as_they_are(yard: Yard, fake: FakeYard) -> None:
     assert fake.calls == [("logs", ("digits", 1, True, 5))]
     lines = yard("services", "logs", "digits", "--json").out.splitlines()
     assert [json.loads(line)["data"] for line in lines] == ["first [bold]line\n", "second"]
+
+
+def test_show_tells_the_logs_of_what_was_not_proven(yard: Yard) -> None:
+    run = yard("models", "show", "digits:1")
+    assert "line one" not in run.out
+    assert "onnx:int8-static rejected: metric-loss" in run.out
+    run = yard("models", "show", "digits:1", "--logs")
+    assert "Log of openvino:bf16 by dynamo" in run.out
+    assert "line [two]" in run.out
+    assert "Log of onnx by" not in run.out
