@@ -137,6 +137,7 @@ class Executor:
         self.running = 0
         self._waiting_rows = 0
         self._model = model
+        self._batched = model.inner.batched
         self._batching = batching if model.inner.batched else Batching()
         self._policy = queue
         self._max_rows = self._batching.max_size
@@ -203,7 +204,7 @@ class Executor:
             inner = self._model.pre.apply(given)
             work.rows = self._model.inner.check_inputs(inner)
             work.tensors = tuple(inner[name] for name in self._inputs)
-            batched = self._model.inner.batched
+            batched = self._batched
             work.shape_key = tuple(t.shape[1:] if batched else t.shape for t in work.tensors)
         except ModelyardError as problem:
             error = problem
@@ -385,7 +386,7 @@ class Executor:
                     raise BackendFailed(
                         f"model '{self.interface.name}' returned output '{name}' as {output.dtype}", why=f"not {dtype}"
                     )
-            if self._model.inner.batched and (not output.ndim or output.shape[0] != rows):
+            if self._batched and (not output.ndim or output.shape[0] != rows):
                 raise BackendFailed(
                     f"model '{self.interface.name}' returned output '{name}' of shape {list(output.shape)}",
                     why=f"for {rows} rows",
@@ -403,7 +404,7 @@ class Executor:
         names = [name for name, _ in self._outputs]
         for work in batch:
             stop = row + work.rows
-            part = [o[row:stop] for o in outputs] if self._model.inner.batched else outputs
+            part = [o[row:stop] for o in outputs] if self._batched else outputs
             row = stop
             began = perf_counter()
             outcome = _Outcome([work], rows, start, end, counts=not outcomes)

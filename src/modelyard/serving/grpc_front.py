@@ -59,7 +59,7 @@ def _response(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> Any:
     face = plan.interface
     message = pb.ModelInferResponse(model_name=face.name, model_version=str(face.version), id=plan.id)
     for index, _ in plan.outputs:
-        part = outputs[index][start:stop] if face.signature.batched else outputs[index]
+        part = outputs[index][start:stop] if face.batched else outputs[index]
         spec = face.signature.outputs[index]
         message.outputs.add(name=spec.name, datatype=str(spec.datatype), shape=part.shape)
         message.raw_output_contents.append(wire.to_bytes(part))

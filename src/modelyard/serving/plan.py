@@ -49,12 +49,13 @@ class InferHead(msgspec.Struct):
 class Interface:
     """What a served model version takes and gives, as the protocol shows it, and its plan caches."""
 
-    __slots__ = ("binary_plans", "input_index", "json_plans", "name", "output_index", "signature", "version")
+    __slots__ = ("batched", "binary_plans", "input_index", "json_plans", "name", "output_index", "signature", "version")
 
     def __init__(self, name: str, version: int, signature: Signature) -> None:
         self.name = name
         self.version = version
         self.signature = signature
+        self.batched = signature.batched  # kept: working it out costs 2 us, too much for every response
         self.input_index = {spec.name: i for i, spec in enumerate(signature.inputs)}
         self.output_index = {spec.name: i for i, spec in enumerate(signature.outputs)}
         self.binary_plans: dict[bytes, Plan] = {}
@@ -109,7 +110,7 @@ class Plan:
         self.inputs = inputs
         self.outputs = outputs
         self.timeout_s = timeout_s
-        batched = interface.signature.batched
+        batched = interface.batched
         self.rows = inputs[0].shape[0] if batched and inputs else 1
         ordered = sorted(inputs, key=lambda i: i.index)
         self.shape_key = tuple(i.shape[1:] if batched else i.shape for i in ordered)
@@ -124,7 +125,7 @@ def make_plan(interface: Interface, head: InferHead) -> Plan:
         raise Unsupported("sequence batching is not supported", hint="leave out sequence_id")
     inputs = tuple(_input_plan(interface, head, given) for given in head.inputs)
     _check_inputs(interface, head, inputs)
-    if interface.signature.batched and inputs and inputs[0].shape[0] == 0:
+    if interface.batched and inputs and inputs[0].shape[0] == 0:
         raise InvalidInput(
             f"{_who(head)}the batch dimension of input '{inputs[0].name}' is 0", hint="send 1 row or more"
         )

@@ -19,6 +19,7 @@ from modelyard.serving.plan import (
     PLANS_KEPT,
     InferHead,
     InputHead,
+    InputPlan,
     Interface,
     Plan,
     Template,
@@ -90,7 +91,23 @@ def _decode_json(interface: Interface, body: Body) -> tuple[Plan, tuple[Tensor, 
             cached = make_plan(interface, head)
             remember(interface.json_plans, key, cached)
         plan = cached
+        tensor = _float_tensor(plan.inputs[0], only.data)
+        if tensor is not None:
+            return plan, (tensor,)
     return plan, _mixed_tensors(plan, head, len(body), body)
+
+
+def _float_tensor(item: InputPlan, data: object) -> Tensor | None:
+    """The common case, a list of fractional numbers that fits, without the general checks; else None."""
+    if type(data) is not list or item.dtype.kind != "f":
+        return None
+    try:
+        raw = np.array(data)
+    except ValueError:
+        return None  # ragged: the general way says so
+    if raw.dtype != np.float64 or raw.size != item.count:
+        return None
+    return raw.astype(item.dtype).reshape(item.shape)
 
 
 def _mixed_tensors(plan: Plan, head: InferHead, start: int, body: Body) -> tuple[Tensor, ...]:
@@ -144,7 +161,7 @@ def _decode_raw(interface: Interface, body: Body) -> tuple[Plan, tuple[Tensor, .
         body = len(body).to_bytes(4, "little") + bytes(body)
         size = len(body)
     else:
-        first = 1 if interface.signature.batched else 0
+        first = 1 if interface.batched else 0
         free = [i for i, d in enumerate(spec.shape) if isinstance(d, str) and i >= first]
         row = prod(shape) * wire.NUMPY[spec.datatype].itemsize
         if len(free) == 1 and row and size % row == 0:
@@ -211,19 +228,32 @@ def render(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
     `outputs` are in the signature's order. Raises InvalidInput for what JSON cannot carry.
     """
     wanted = plan.outputs
-    if plan.interface.signature.batched:
-        parts = [outputs[i][start:stop] for i, _ in wanted]
-    else:
-        parts = [outputs[i] for i, _ in wanted]
+    batched = plan.interface.batched
+    if len(wanted) == 1:
+        return _render_one(plan, outputs[wanted[0][0]][start:stop] if batched else outputs[wanted[0][0]])
+    parts = [outputs[i][start:stop] if batched else outputs[i] for i, _ in wanted]
     template = plan.template
     shapes = tuple([p.shape for p in parts])
     if template is None or template.shapes != shapes:
         template = plan.template = _template(plan, parts, shapes)
     if template.fixed is not None:
-        if len(parts) == 1:
-            return template.fixed + parts[0].tobytes()
         return b"".join([template.fixed, *[p.tobytes() for p in parts]])
     return _render_mixed(plan, template, parts)
+
+
+def _render_one(plan: Plan, part: Tensor) -> bytes:
+    """The same for a single output, the common case, without the lists."""
+    template = plan.template
+    if template is None or template.shapes[0] != part.shape:
+        template = plan.template = _template(plan, [part], (part.shape,))
+    if template.fixed is not None:
+        return template.fixed + part.tobytes()
+    index, binary = plan.outputs[0]
+    if binary:
+        return _render_mixed(plan, template, [part])
+    before, after = template.parts
+    data = _encode(wire.to_json(plan.interface.signature.outputs[index].name, part))
+    return b"%b%d\r\n\r\n%b%b%b" % (_JSON_HEAD, len(before) + len(data) + len(after), before, data, after)
 
 
 def _render_mixed(plan: Plan, template: Template, parts: list[Tensor]) -> bytes:
