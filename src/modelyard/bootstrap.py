@@ -33,6 +33,7 @@ from modelyard.workflow.converting import Converting
 from modelyard.workflow.deploying import Deployer
 from modelyard.workflow.profiling import Profiling
 from modelyard.workflow.progress import Listener, silent
+from modelyard.workflow.proof import Proof
 from modelyard.workflow.publishing import Publisher
 from modelyard.workflow.registering import Registering
 from modelyard.workflow.reporting import Reporting
@@ -77,7 +78,7 @@ class Yard:
         self._rows = Rows(self.hub)
         self._registering = Registering(self.hub, self._conversions, settings.work_dir)
         self._converting = Converting(self.hub, self._conversions, _now)
-        self.deployer = Deployer(self.hub, self.engine, self.runtimes, self._rows, _now)
+        self.deployer = Deployer(self.hub, self.engine, Proof(self.hub, self.runtimes), self._rows, _now)
         price = Price(
             settings.price_per_core_hour, settings.price_currency, settings.price_source, settings.price_as_of
         )

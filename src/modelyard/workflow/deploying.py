@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from modelyard.dispatch import Engine, InferenceClient
 from modelyard.domain.artifacts import Artifact, Standing
 from modelyard.domain.configuration import Batching, Configuration
-from modelyard.domain.errors import Conflict, NotFound, Rejected, Unsupported
+from modelyard.domain.errors import Conflict, NotFound, Rejected
 from modelyard.domain.services import Endpoint, ReplicaSpec, ServedModel, Service, ServiceState
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.hub import Hub, MeasurementQuery
-from modelyard.runtimes import Runtimes
 from modelyard.workflow.planning import naive
 from modelyard.workflow.progress import Listener, Progress, Step
+from modelyard.workflow.proof import Proof
 from modelyard.workflow.rows import Rows
 from modelyard.workflow.values import DeployRequest, ServiceStatus
 
@@ -31,7 +31,7 @@ class Deployer:
 
     hub: Hub
     engine: Engine
-    runtimes: Runtimes
+    proof: Proof
     rows: Rows
     now: Callable[[], str]
 
@@ -47,7 +47,7 @@ class Deployer:
         if base is None or (request.target and request.target != base.target):
             base = self._default(version, request)
         runtime = request.runtime or base.runtime
-        self._check_runtime(runtime, base.target.format)
+        self.proof.check(self.hub.artifacts.get(base.artifact), runtime)
         return replace(
             base,
             runtime=runtime,
@@ -68,10 +68,7 @@ class Deployer:
 
     def _default(self, version: Version, request: DeployRequest) -> Configuration:
         artifact = self.artifact(version, request)
-        runtimes = [r.name for r in self.runtimes.for_format(artifact.target.format) if r.availability().available]
-        if not runtimes:
-            raise Unsupported(f"no installed runtime runs {artifact.target.format}", hint="yard doctor")
-        base = naive(artifact, request.runtime or runtimes[0], os.cpu_count() or 1)
+        base = naive(artifact, self.proof.runtime(artifact), os.cpu_count() or 1)
         return replace(base, batching=Batching(8 if artifact.signature.batched else 1))
 
     def artifact(self, version: Version, request: DeployRequest) -> Artifact:
@@ -95,15 +92,6 @@ class Deployer:
                 hint=f"yard models show {version.ref}",
             )
         return servable[-1]
-
-    def _check_runtime(self, name: str, format_: str) -> None:
-        runtime = self.runtimes.get(name)
-        if format_ not in runtime.formats:
-            fitting = ", ".join(r.name for r in self.runtimes.for_format(format_))
-            raise Unsupported(f"runtime {name} does not run {format_}", hint=f"use {fitting}")
-        availability = runtime.availability()
-        if not availability.available:
-            raise Unsupported(f"runtime {name} is not available", why=availability.reason, hint=availability.hint)
 
     def start(
         self, version: Version, configuration: Configuration, request: DeployRequest, listener: Listener
@@ -166,12 +154,7 @@ class Deployer:
     def spec(self, version: Version, configuration: Configuration, name: str, request: DeployRequest) -> ReplicaSpec:
         """What a replica of this configuration is told. Checks out (and verifies) the artifact's files."""
         artifact = self.hub.artifacts.get(configuration.artifact)
-        if not artifact.standing.servable:
-            raise Rejected(
-                f"{artifact.target} of {version.ref} is {artifact.standing}",
-                why="only the source and what was proven equal to it may be served",
-                hint=f"yard models show {version.ref}",
-            )
+        self.proof.check(artifact, configuration.runtime)
         definition = version.definition
         steps = (*definition.preprocess, *definition.postprocess)
         served = ServedModel(

@@ -104,11 +104,11 @@ class Profiling:
         return cells
 
     def runtimes_for(self, artifact: Artifact, wanted: Sequence[str] = ()) -> list[str]:
-        """Installed runtimes for an artifact: those wanted, or its preferred one."""
+        """The runtime that an artifact was proven on, if it is wanted. Raises Unsupported for unknown names."""
         for name in wanted:
             self.runtimes.get(name)
-        able = [r.name for r in self.runtimes.for_format(artifact.target.format) if r.availability().available]
-        return [name for name in able if name in wanted] if wanted else able[:1]
+        proven = self.deployer.proof.runtime(artifact)
+        return [proven] if not wanted or proven in wanted else []
 
     def known(self, version: Version, configuration: Configuration, work: Workload) -> Measurement | None:
         """The latest believable measurement of this cell on this node."""
