@@ -147,6 +147,6 @@ def replica(directory: Path, *models: ServedModel, wait: bool = True, **spec: An
             process.terminate()
         try:
             process.wait(30)
-        except subprocess.TimeoutExpired:
+        finally:  # also where the test itself was interrupted
             process.kill()
             process.wait()
