@@ -86,7 +86,7 @@ class Yard:
         self._profiling = Profiling(
             self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir / "curves"
         )
-        self._reporting = Reporting(self.hub)
+        self._reporting = Reporting(self.hub, price)
         self._publisher = Publisher(
             self.hub,
             self._registering,
@@ -229,7 +229,7 @@ class Yard:
 
     def report(self, ref: str, path: str | Path) -> Path:
         """Write the HTML report of a version; it opens offline. Raises NotFound."""
-        return self._reporting.write_latest(self.hub.versions.get(ModelRef.parse(ref)), Path(path))
+        return self._reporting.write(self.hub.versions.get(ModelRef.parse(ref)), Path(path))
 
     def doctor(self) -> list[Finding]:
         """Check this installation."""

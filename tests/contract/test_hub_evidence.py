@@ -16,6 +16,8 @@ from modelyard.domain.artifacts import (
     Standing,
     Tolerance,
 )
+from modelyard.domain.configuration import Slo
+from modelyard.domain.decision import Decision
 from modelyard.domain.errors import Conflict, NotFound
 from modelyard.domain.measurement import Measurement, Validity
 from modelyard.domain.versions import Version
@@ -165,3 +167,17 @@ def test_a_service_is_kept_changed_and_removed_by_name(database_place: Place) ->
         with pytest.raises(NotFound):
             call("live")
     assert place.hub.services.list() == [other]
+
+
+def test_decisions_are_kept_in_order_and_go_with_their_version(place: Place) -> None:
+    version = place.register()
+    given = Decision("", "digits", version.number, "m1", "m0", ("m0", "m1"), Slo(20, 200), True, "the cheapest", 2.5)
+    first = place.hub.decisions.record(given)
+    second = place.hub.decisions.record(replace(given, met=False, chosen=None))
+    assert replace(first, id="", created_at="") == given
+    with place.reopen() as other:
+        assert other.decisions.list(ref("digits")) == [first, second]
+        assert other.versions.lineage(ref("digits")).decisions == (first, second)
+    place.hub.versions.delete(ref("digits"))
+    again = place.register(content=b"other weights")
+    assert place.hub.decisions.list(ref(again.ref)) == []

@@ -13,6 +13,7 @@ from modelyard.hub.blobs import BlobStore, open_store
 from modelyard.hub.cache import Cache, tree_key
 from modelyard.hub.conversions import Conversions
 from modelyard.hub.database import Database
+from modelyard.hub.decisions import Decisions
 from modelyard.hub.measurements import Measurements
 from modelyard.hub.records import file_lists
 from modelyard.hub.schema import measurements, services
@@ -25,7 +26,7 @@ CACHE_MAX_AGE_S = 7 * 24 * 3600.0
 
 
 class Hub:
-    """Versions, aliases, artifacts, conversions, measurements and services, and the collection of what none needs.
+    """Versions, aliases, artifacts, the evidence (conversions, measurements, decisions), services, and gc of the rest.
 
     Safe for use by many threads; many processes may open the same hub. Use as a context manager or `close` it.
     """
@@ -40,6 +41,7 @@ class Hub:
         self.artifacts = Artifacts(database, self._vault, self._cache, clock)
         self.conversions = Conversions(database, clock)
         self.measurements = Measurements(database, self._vault, self._cache, clock)
+        self.decisions = Decisions(database, clock)
         self.services = Services(database)
 
     @classmethod

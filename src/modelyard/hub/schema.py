@@ -199,6 +199,18 @@ measurements = Table(
     sqlite_autoincrement=True,
 )
 
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("sequence", _id, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    _version_key(),
+    Column("body", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Index(None, "version_id", "sequence"),
+    sqlite_autoincrement=True,
+)
+
 services = Table(
     "services",
     metadata,

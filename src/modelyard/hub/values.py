@@ -10,6 +10,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from modelyard.domain.artifacts import Artifact, Conversion
 from modelyard.domain.configuration import Configuration
+from modelyard.domain.decision import Decision
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.measurement import Measurement, Validity
 from modelyard.domain.versions import Version
@@ -150,6 +151,7 @@ class Lineage:
     artifacts: tuple[Artifact, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     services: tuple[str, ...] = ()
     replacements: tuple[Replacement, ...] = ()
 

@@ -14,15 +14,12 @@ from modelyard.domain.errors import Conflict, NotFound, Rejected
 from modelyard.domain.services import Endpoint, ReplicaSpec, ServedModel, Service, ServiceState
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version
-from modelyard.hub import Hub, MeasurementQuery
+from modelyard.hub import Hub
 from modelyard.workflow.planning import naive
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.proof import Proof
 from modelyard.workflow.rows import Rows
 from modelyard.workflow.values import DeployRequest, ServiceStatus
-
-CHOSEN = "chosen"
-"""Purpose of the measurement that confirmed a published choice; `deploy` without options uses its configuration."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,14 @@ class Deployer:
         )
 
     def chosen(self, version: Version) -> Configuration | None:
-        """The configuration that the last publish of this version chose, if its artifact is still servable."""
-        query = MeasurementQuery(model=version.model, version=version.number, purpose=CHOSEN)
-        for measurement in self.hub.measurements.find(query):
+        """The configuration that the last successful publish of this version chose, if its artifact is servable."""
+        for decision in reversed(self.hub.decisions.list(ModelRef(version.model, version.number))):
+            if decision.chosen is None or decision.met is False:
+                continue
             with contextlib.suppress(NotFound):
-                if self.hub.artifacts.get(measurement.configuration.artifact).standing.servable:
-                    return measurement.configuration
+                configuration = self.hub.measurements.get(decision.chosen).configuration
+                if self.hub.artifacts.get(configuration.artifact).standing.servable:
+                    return configuration
         return None
 
     def _default(self, version: Version, request: DeployRequest) -> Configuration:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from modelyard.domain.artifacts import Artifact, Standing
 from modelyard.domain.configuration import Configuration, Slo
+from modelyard.domain.decision import Decision
 from modelyard.domain.errors import BackendFailed, InvalidInput
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef, Version
@@ -22,7 +23,7 @@ from modelyard.hub import Hub
 from modelyard.profile.curve import CurvePoint
 from modelyard.workflow.choosing import choose, confirmed, is_naive, meets, trustworthy
 from modelyard.workflow.converting import Converting
-from modelyard.workflow.deploying import CHOSEN, Deployer
+from modelyard.workflow.deploying import Deployer
 from modelyard.workflow.planning import HEADROOM, candidates, contenders, naive
 from modelyard.workflow.profiling import Bench, Profiling, reporter
 from modelyard.workflow.progress import Listener, Progress, Step
@@ -90,6 +91,7 @@ class Publisher:
         artifacts = self.hub.artifacts.list(ModelRef(version.model, version.number))
         with self._timed(seconds, Step.PROFILE):
             choice = self._measure_and_choose(version, artifacts, slo, effort, listener)
+            self.hub.decisions.record(decision_of(version, choice))
         service = prediction = curl = report = None
         if request.deploy and choice.chosen is not None and choice.met is not False:
             with self._timed(seconds, Step.DEPLOY):
@@ -108,7 +110,7 @@ class Publisher:
                 listener(Progress(Step.PREDICT, "one real prediction made through the endpoint", 1.0))
         if request.html:
             with self._timed(seconds, Step.REPORT):
-                report = str(self.reporting.write(version, choice, service, Path(request.html)))
+                report = str(self.reporting.write(version, Path(request.html)))
         return Publication(
             version, created, tuple(artifacts), tuple(conversions), choice, service, prediction, curl, report, seconds
         )
@@ -189,7 +191,7 @@ class Publisher:
             candidate = choice.chosen.configuration
             work = open_loop(slo.rate_rps or 1.0, effort.confirm_requests, FRESH_SEED)
             report = reporter(listener, f"confirming {candidate.label} with fresh seeds", step=Step.CHOOSE)
-            again = bench.measure([candidate], work, CHOSEN, report)[0]
+            again = bench.measure([candidate], work, "confirm", report)[0]
             if trustworthy(again) and meets(again, slo):
                 return confirmed(choice, again, measured)
             report(f"did not hold {slo} again: {again.verdict}, p99 {again.indicators.p99_ms} ms")
@@ -203,7 +205,7 @@ class Publisher:
         cell = choice.chosen.configuration
         rate = round(HEADROOM * choice.chosen.indicators.throughput_rps.value, 1)
         work = open_loop(rate, effort.p99_requests, FRESH_SEED)
-        latency = bench.measure([cell], work, CHOSEN, reporter(listener, cell.label, step=Step.CHOOSE))[0]
+        latency = bench.measure([cell], work, "confirm", reporter(listener, cell.label, step=Step.CHOOSE))[0]
         p99 = latency.indicators.p99_ms
         text = f"; p99 {p99} ms at {rate:g} rps" if p99 else ""
         return replace(choice, reason=choice.reason + text, considered=(*choice.considered, latency))
@@ -215,6 +217,22 @@ class Publisher:
             yield
         finally:
             seconds[str(step)] = round(self.clock() - started, 2)
+
+
+def decision_of(version: Version, choice: Choice) -> Decision:
+    """The choice as the hub keeps it."""
+    return Decision(
+        id="",
+        model=version.model,
+        version=version.number,
+        chosen=choice.chosen.id if choice.chosen else None,
+        naive=choice.naive.id if choice.naive else None,
+        considered=tuple(dict.fromkeys(m.id for m in choice.considered)),
+        slo=choice.slo,
+        met=choice.met,
+        reason=choice.reason,
+        cost_ratio=choice.cost_ratio,
+    )
 
 
 def closed(effort: Effort, slowest_s: float) -> Workload:

@@ -119,6 +119,21 @@ def upgrade() -> None:
     op.create_index(op.f("ix_conversions_key_sequence"), "conversions", ["key", "sequence"], unique=False)
     op.create_index(op.f("ix_conversions_version_id_sequence"), "conversions", ["version_id", "sequence"], unique=False)
     op.create_table(
+        "decisions",
+        sa.Column("sequence", _id, nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("version_id", _id, nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["versions.id"], name=op.f("fk_decisions_version_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("sequence", name=op.f("pk_decisions")),
+        sa.UniqueConstraint("id", name=op.f("uq_decisions_id")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_decisions_version_id_sequence"), "decisions", ["version_id", "sequence"], unique=False)
+    op.create_table(
         "measurements",
         sa.Column("sequence", _id, nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
