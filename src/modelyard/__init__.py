@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from modelyard.bootstrap import Dataset, Yard
     from modelyard.config import Settings
+    from modelyard.domain.artifacts import Target
     from modelyard.domain.configuration import Slo
     from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest
 
@@ -29,9 +30,10 @@ _WHERE = {
     "PublishRequest": "modelyard.workflow.values",
     "Settings": "modelyard.config",
     "Slo": "modelyard.domain.configuration",
+    "Target": "modelyard.domain.artifacts",
     "Yard": "modelyard.bootstrap",
 }
-__all__ = ["Dataset", "DeployRequest", "ProfileRequest", "PublishRequest", "Settings", "Slo", "Yard", "open"]
+__all__ = ["Dataset", "DeployRequest", "ProfileRequest", "PublishRequest", "Settings", "Slo", "Target", "Yard", "open"]
 
 
 def open(settings: Settings | None = None) -> Yard:  # noqa: A001 - reads as modelyard.open()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,31 +93,3 @@ def test_an_slo_that_nothing_meets_is_said_plainly_and_nothing_is_deployed(yard:
     assert "p99 <= 0.001 ms" in done.stdout
     assert "none of" in done.stdout
     assert yard.json("services", "ls") == []
-
-
-@pytest.mark.timeout(600)
-def test_ctrl_c_while_profiling_leaves_nothing_running_and_what_was_done_is_kept(
-    yard: YardCli, trained: Trained
-) -> None:
-    command = yard.command("publish", str(trained("tabular")), "--effort", "quick", "--slo", EASY_SLO)
-    process = subprocess.Popen(
-        command, env=yard.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "block" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert "Traceback" not in stderr
-
-    deadline = time.monotonic() + 20
-    while yard.processes() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert yard.processes() == []
-    assert yard.json("services", "ls") == []
-
-    published = yard.json("publish", str(trained("tabular")), "--effort", "quick", "--slo", EASY_SLO)
-    assert published["created"] is False
-    assert published["choice"]["met"] is True

@@ -47,8 +47,12 @@ def _none_meets(slo: Slo, pool: list[Measurement], trusted: list[Measurement], n
     if not pool:
         return Choice(None, None, slo, False, "nothing could be measured", ())
     if not trusted:
-        verdicts = "; ".join(sorted({f"{m.configuration.label}: {m.verdict}" for m in pool}))
-        reason = f"none of {len(pool)} measurements can be trusted ({verdicts})"
+        saturated = sum(m.verdict.saturated for m in pool)
+        invalid = sum(m.verdict.validity is Validity.INVALID for m in pool)
+        reason = (
+            f"none of {len(pool)} measurements can be trusted: {invalid} invalid, {saturated} saturated; "
+            "each verdict says why. On a busy machine, publish again when it is quieter"
+        )
         return Choice(None, naive, slo, False, reason, tuple(pool))
     best = min(trusted, key=lambda m: (_upper(m), m.indicators.cost_per_million))
     reason = (
