@@ -11,23 +11,21 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Executor as Pool
-from dataclasses import dataclass
 from queue import SimpleQueue
 from time import perf_counter, time
-from typing import Protocol
 
 import numpy as np
 
 from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel, Refusal, admit, drain_s, joins, wait_s
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
-from modelyard.domain.tensors import Signature, Tensor, Tensors
+from modelyard.domain.tensors import Tensor
 from modelyard.serving import wire
 from modelyard.serving.faults import Expired
-from modelyard.serving.plan import Interface, Plan
+from modelyard.serving.plan import Interface
 from modelyard.serving.statistics import Ledger
+from modelyard.serving.work import Group, Outcome, Runnable, Work
 
 _log = logging.getLogger(__name__)
 
@@ -36,91 +34,6 @@ _STUCK_FACTOR = 50.0
 """An execution counts as stuck after 30 s, and 50 times its predicted time: models that take minutes exist."""
 _TIMER_RESOLUTION_S = 1e-3
 """uvloop's timers tick in milliseconds; shorter waits are polled turn by turn."""
-
-
-class Steps(Protocol):
-    """A pre- or post-processing pipeline (`manifest.steps.Pipeline`)."""
-
-    def apply(self, tensors: Tensors) -> Tensors:
-        """Transform named tensors."""
-        ...
-
-
-class Work:
-    """One request on its way through an executor. Subclasses know the protocol that it came by.
-
-    `tensors` are in the signature's order; `rows` and `shape_key` decide with what it can be joined.
-    """
-
-    __slots__ = (
-        "cancelled",
-        "deadline",
-        "enqueued",
-        "plan",
-        "post_s",
-        "pre_s",
-        "received",
-        "rows",
-        "shape_key",
-        "tensors",
-        "timeout_s",
-    )
-
-    def __init__(self, plan: Plan, tensors: tuple[Tensor, ...], received: float) -> None:
-        self.plan = plan
-        self.tensors = tensors
-        self.rows = plan.rows
-        self.shape_key = plan.shape_key
-        self.received = received
-        self.enqueued = received
-        self.timeout_s = plan.timeout_s
-        self.deadline = 0.0
-        self.pre_s = 0.0
-        self.post_s = 0.0
-        self.cancelled = False
-
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
-        """Answer with rows `start:stop` of a batch's outputs (all of them where the model is not batched)."""
-        raise NotImplementedError
-
-    def fail(self, error: ModelyardError) -> None:
-        """Answer with an error."""
-        raise NotImplementedError
-
-
-class _Group:
-    """Waiting requests of one shape, oldest first."""
-
-    __slots__ = ("queue", "rows")
-
-    def __init__(self) -> None:
-        self.queue: deque[Work] = deque()
-        self.rows = 0
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """An executed batch: its outputs or, where they are None, what to tell its requests."""
-
-    batch: list[Work]
-    rows: int
-    start: float
-    end: float
-    outputs: list[Tensor] | None = None
-    error: ModelyardError | None = None
-    counts: bool = True
-    """False for the second and later parts of one execution that was split."""
-
-
-@dataclass(frozen=True, slots=True)
-class Runnable:
-    """A loaded model: `predict` on the `inner` signature's tensors, steps around it, `close` to free it."""
-
-    inner: Signature
-    predict: Callable[[Tensors], dict[str, Tensor]]
-    close: Callable[[], None]
-    pre: Steps | None = None
-    post: Steps | None = None
 
 
 class Executor:
@@ -144,7 +57,7 @@ class Executor:
         self._inputs = tuple(spec.name for spec in model.inner.inputs)
         self._outputs = tuple((s.name, s.datatype.numpy) for s in model.inner.outputs)
         self._steps_pool = steps_pool
-        self._groups: dict[object, _Group] = {}
+        self._groups: dict[object, Group] = {}
         self._loop = asyncio.get_running_loop()
         self._armed: asyncio.Handle | None = None
         self._armed_is_timer = False
@@ -181,7 +94,7 @@ class Executor:
         work.enqueued = perf_counter()
         group = self._groups.get(work.shape_key)
         if group is None:
-            group = self._groups[work.shape_key] = _Group()
+            group = self._groups[work.shape_key] = Group()
         group.queue.append(work)
         group.rows += work.rows
         self._waiting_rows += work.rows
@@ -257,13 +170,13 @@ class Executor:
             self._armed = self._loop.call_later(delay, self._tick)
             self._armed_is_timer = True
 
-    def _oldest(self) -> tuple[object, _Group]:
+    def _oldest(self) -> tuple[object, Group]:
         groups = self._groups
         if len(groups) == 1:
             return next(iter(groups.items()))
         return min(groups.items(), key=lambda item: item[1].queue[0].enqueued)
 
-    def _take(self, key: object, group: _Group, now: float) -> tuple[list[Work], int]:
+    def _take(self, key: object, group: Group, now: float) -> tuple[list[Work], int]:
         """Remove the next batch from a group; requests that expired or whose client left are dropped here."""
         queue, most, policy = group.queue, self._max_rows, self._batching
         batch: list[Work] = []
@@ -330,7 +243,7 @@ class Executor:
             outcomes = self._run(*job)
             self._loop.call_soon_threadsafe(self._worked, outcomes)
 
-    def _worked(self, outcomes: list[_Outcome]) -> None:
+    def _worked(self, outcomes: list[Outcome]) -> None:
         """The slot is free: start the next batch before encoding the answers of this one."""
         self._busy = False
         previous_free = self._free_at
@@ -340,7 +253,7 @@ class Executor:
         for outcome in outcomes:
             self._complete(outcome, previous_free)
 
-    def _run(self, batch: list[Work], rows: int) -> list[_Outcome]:
+    def _run(self, batch: list[Work], rows: int) -> list[Outcome]:
         """Execute a batch. If it raises, each of its requests runs alone: a poison request hurts only itself."""
         start = perf_counter()
         try:
@@ -348,13 +261,13 @@ class Executor:
             end = perf_counter()
             self.cost.observe(rows, end - start)
             if self._model.post is None:
-                return [_Outcome(batch, rows, start, end, outputs)]
+                return [Outcome(batch, rows, start, end, outputs)]
         except (Exception, SystemExit) as problem:  # noqa: BLE001 - whatever a model throws ends here
             end = perf_counter()
             if len(batch) > 1:
                 return [outcome for work in batch for outcome in self._run([work], work.rows)]
             _log.warning("model %s failed: %r", self.interface.name, problem, exc_info=True)
-            return [_Outcome(batch, rows, start, end, error=self._failure(problem))]
+            return [Outcome(batch, rows, start, end, error=self._failure(problem))]
         return self._postprocess(batch, rows, start, end, outputs)
 
     def _failure(self, problem: BaseException) -> ModelyardError:
@@ -396,10 +309,10 @@ class Executor:
 
     def _postprocess(
         self, batch: list[Work], rows: int, start: float, end: float, outputs: list[Tensor]
-    ) -> list[_Outcome]:
+    ) -> list[Outcome]:
         """Split and post-process each request on its own; its rows become an outcome of its own."""
         assert self._model.post is not None  # noqa: S101 - for the type checker; only then is this called
-        outcomes: list[_Outcome] = []
+        outcomes: list[Outcome] = []
         row = 0
         names = [name for name, _ in self._outputs]
         for work in batch:
@@ -407,7 +320,7 @@ class Executor:
             part = [o[row:stop] for o in outputs] if self._batched else outputs
             row = stop
             began = perf_counter()
-            outcome = _Outcome([work], rows, start, end, counts=not outcomes)
+            outcome = Outcome([work], rows, start, end, counts=not outcomes)
             try:
                 outer = self._model.post.apply(dict(zip(names, part, strict=True)))
                 outcome.outputs = [wire.normalised(outer[s.name]) for s in self.interface.signature.outputs]
@@ -424,7 +337,7 @@ class Executor:
 
     # --- answers
 
-    def _complete(self, outcome: _Outcome, free_at: float | None = None) -> None:
+    def _complete(self, outcome: Outcome, free_at: float | None = None) -> None:
         batch, outputs = outcome.batch, outcome.outputs
         self.running -= len(batch)
         if outputs is None:

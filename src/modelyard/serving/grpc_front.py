@@ -22,10 +22,10 @@ from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, Model
 from modelyard.domain.tensors import Tensor
 from modelyard.serving import wire
 from modelyard.serving.dataplane import DataPlane
-from modelyard.serving.executor import Work
 from modelyard.serving.faults import retry_after_header, status_of, text_of
 from modelyard.serving.plan import InferHead, InputHead, Interface, OutputHead, Plan, make_plan, ordered
 from modelyard.serving.rest import remember
+from modelyard.serving.work import Work
 
 _log = logging.getLogger(__name__)
 

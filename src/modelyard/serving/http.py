@@ -14,11 +14,12 @@ from modelyard.domain.tensors import Tensor
 from modelyard.serving import rest
 from modelyard.serving.chunks import ChunkedBody
 from modelyard.serving.dataplane import DataPlane
-from modelyard.serving.executor import Executor, Work
+from modelyard.serving.executor import Executor
 from modelyard.serving.faults import TooLarge
 from modelyard.serving.head import MAX_HEAD_BYTES, Head, Heads
 from modelyard.serving.plan import Plan
 from modelyard.serving.router import Router, error_response, error_text
+from modelyard.serving.work import Work
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,97 @@
+"""What an executor works with: requests on their way, the groups they wait in, executed batches, the loaded model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelyard.domain.errors import ModelyardError
+from modelyard.domain.tensors import Signature, Tensor, Tensors
+from modelyard.serving.plan import Plan
+
+
+class Steps(Protocol):
+    """A pre- or post-processing pipeline (`manifest.steps.Pipeline`)."""
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        """Transform named tensors."""
+        ...
+
+
+class Work:
+    """One request on its way through an executor. Subclasses know the protocol that it came by.
+
+    `tensors` are in the signature's order; `rows` and `shape_key` decide with what it can be joined.
+    """
+
+    __slots__ = (
+        "cancelled",
+        "deadline",
+        "enqueued",
+        "plan",
+        "post_s",
+        "pre_s",
+        "received",
+        "rows",
+        "shape_key",
+        "tensors",
+        "timeout_s",
+    )
+
+    def __init__(self, plan: Plan, tensors: tuple[Tensor, ...], received: float) -> None:
+        self.plan = plan
+        self.tensors = tensors
+        self.rows = plan.rows
+        self.shape_key = plan.shape_key
+        self.received = received
+        self.enqueued = received
+        self.timeout_s = plan.timeout_s
+        self.deadline = 0.0
+        self.pre_s = 0.0
+        self.post_s = 0.0
+        self.cancelled = False
+
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
+        """Answer with rows `start:stop` of a batch's outputs (all of them where the model is not batched)."""
+        raise NotImplementedError
+
+    def fail(self, error: ModelyardError) -> None:
+        """Answer with an error."""
+        raise NotImplementedError
+
+
+class Group:
+    """Waiting requests of one shape, oldest first."""
+
+    __slots__ = ("queue", "rows")
+
+    def __init__(self) -> None:
+        self.queue: deque[Work] = deque()
+        self.rows = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """An executed batch: its outputs or, where they are None, what to tell its requests."""
+
+    batch: list[Work]
+    rows: int
+    start: float
+    end: float
+    outputs: list[Tensor] | None = None
+    error: ModelyardError | None = None
+    counts: bool = True
+    """False for the second and later parts of one execution that was split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A loaded model: `predict` on the `inner` signature's tensors, steps around it, `close` to free it."""
+
+    inner: Signature
+    predict: Callable[[Tensors], dict[str, Tensor]]
+    close: Callable[[], None]
+    pre: Steps | None = None
+    post: Steps | None = None
