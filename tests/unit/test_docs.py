@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import modelyard
 from modelyard.cli import exits, reference
 from modelyard.config import Settings
+from modelyard.convert.failures import HINTS
 from modelyard.convert.tolerances import DEFAULTS
 from modelyard.domain import errors
 from modelyard.domain.artifacts import FailureClass, Outcome, Precision, RejectionReason
@@ -22,6 +24,11 @@ from modelyard.manifest.schema import Manifest, SourceModel
 from modelyard.manifest.sources import FORMATS
 from modelyard.manifest.step_options import AFTER, BEFORE
 from modelyard.profile.samples import Samples
+from modelyard.profile.statistics import REQUESTS_FOR_P99, REQUESTS_FOR_P999
+from modelyard.profile.verdicts import Rules
+from modelyard.serving.metrics import METRICS, STAGES
+from modelyard.workflow.publishing import EFFORTS
+from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -131,9 +138,60 @@ def test_every_error_is_documented() -> None:
 def test_every_public_method_of_the_facade_is_documented() -> None:
     from modelyard.bootstrap import Yard
 
-    methods = {name for name in vars(Yard) if not name.startswith("_")} - {"open", "close"}
+    methods = {name for name in vars(Yard) if not name.startswith("_")}
     text = page("python.md")
-    assert {name for name in methods if f"`{name}(" not in text} == set()
+    assert {name for name in methods if not re.search(rf"`(Yard\.)?{name}\(", text)} == set()
+
+
+def test_every_public_name_of_the_package_is_documented() -> None:
+    named = {name.partition("(")[0] for name in rows(page("python.md"))}
+    assert set(modelyard.__all__) - named == set()
+
+
+@pytest.mark.parametrize("request_type", [DeployRequest, ProfileRequest, PublishRequest])
+def test_every_option_of_a_request_is_documented_and_no_other(request_type: type) -> None:
+    tables = page("python.md").split(f"| `{request_type.__name__}` | default |")
+    assert len(tables) == 2
+    assert rows(tables[1].partition("\n\n")[0]) == {field.name for field in fields(request_type)}
+
+
+def test_every_metric_of_the_server_is_documented_and_no_other() -> None:
+    text = page("metrics.md")
+    assert {name for name in rows(text) if name.startswith("modelyard_")} == set(METRICS)
+    types = {
+        name: line.split("|")[2].strip() for line in text.splitlines() for name in METRICS if f"| `{name}` |" in line
+    }
+    assert types == {name: kind for name, (kind, _) in METRICS.items()}
+    assert {stage for stage in STAGES if f"`{stage}`" not in text} == set()
+
+
+def test_the_hint_of_every_failure_class_is_that_of_the_code() -> None:
+    lines = page("concepts.md").splitlines()
+    for failure, hint in HINTS.items():
+        assert any(line.startswith(f"| `{failure}` |") and line.endswith(f"| {hint} |") for line in lines), failure
+
+
+def test_the_numbers_of_every_effort_are_those_of_the_code() -> None:
+    lines = page("concepts.md").splitlines()
+    for name, e in EFFORTS.items():
+        closed = f"{e.capacity_blocks} x {e.capacity_s:g}"
+        assert f"| `{name}` | {e.contenders} | {closed} | 5 x {e.p99_requests} | 5 x {e.confirm_requests} |" in lines
+
+
+def test_the_numbers_of_the_verdicts_are_those_of_the_code() -> None:
+    text, rules = page("concepts.md"), Rules()
+    for said in (
+        f"{rules.max_send_lag_ms:g} ms or more, and {rules.max_send_lag_of_p50:.0%} of p50",
+        f"off by more than {rules.max_rate_error:.0%}",
+        f"used {rules.max_client_cores:g} of a core",
+        f"off by more than {rules.max_little_error:.0%}",
+        f"fewer than {rules.full_blocks} blocks, or a block of fewer than {rules.full_requests} requests",
+        f"fewer than {rules.min_completed_ratio:.0%} completed",
+        f"more than {rules.canary_tolerance - 1:.0%} slower",
+        f"fewer than {REQUESTS_FOR_P99} requests",
+        f"fewer than {REQUESTS_FOR_P999}",
+    ):
+        assert said.replace("%", " %") in text, said
 
 
 def links() -> Iterator[tuple[Path, str]]:
