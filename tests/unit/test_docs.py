@@ -57,6 +57,34 @@ def test_every_command_and_option_has_help() -> None:
             assert param.help, f"yard {name} {param.name}"
 
 
+def commands() -> Iterator[tuple[Path, str]]:
+    """Every `yard ...` in the pages: indented lines and code spans."""
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8").partition("## Common options")[0]
+        for found in re.findall(r"^ {4,}(?:\.venv/bin/)?(yard .+)$|`(?:\.venv/bin/)?(yard [^`]+)`", text, re.MULTILINE):
+            yield path, "".join(found)
+
+
+def test_commands_in_the_pages_exist() -> None:
+    known = {name: {o for p in command.params for o in p.opts} for name, command in reference.walk()}
+    groups = {name.split()[0] for name in known if " " in name}
+    common = {"--json", "--quiet", "-q", "--home", "--debug", "--help", "--install-completion"}
+    checked = 0
+    for path, line in commands():
+        for part in re.split(r"(?:\s{2,}|&& )(?=yard )", line.partition("  #")[0]):
+            words = part.split()[1:]
+            if not re.match(r"[a-z]", words[0]):  # `yard RESOURCE ACTION`, `yard --help`
+                continue
+            actions = words[1].split("|") if words[0] in groups else [None]
+            for action in actions:
+                name = f"{words[0]} {action}" if action else words[0]
+                assert name in known, f"{path.name}: {part}"
+                options = {o for w in words for o in re.findall(r"^\[?(--?[a-z][a-z-]*)", w)}
+                assert options <= known[name] | common, f"{path.name}: {part}"
+                checked += 1
+    assert checked > 50
+
+
 def test_every_exit_code_is_documented() -> None:
     written = page("cli.md")
     for code in exits.MEANING:
