@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import YardCli
 
 Trained = Callable[[str], Path]
-EASY_SLO = "p99 <= 400 ms at 50 rps"
+EASY_SLO = "p99 <= 400 ms at 200 rps"
 """These tests are of the pipeline, not of the machine they run on."""
 
 

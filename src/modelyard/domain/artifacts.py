@@ -217,6 +217,7 @@ class Conversion:
     """One run of one route to a target: what was tried, with which tools, how it ended.
 
     `key` identifies (source digest, target, route, options, tool versions): the same key need not run again.
+    `isolation` names the layers of the sandbox that held while it ran.
     """
 
     id: str
@@ -237,4 +238,5 @@ class Conversion:
     log: str = ""
     artifact: str | None = None
     equivalence: Equivalence | None = None
+    isolation: tuple[str, ...] = ()
     created_at: str = ""

@@ -85,6 +85,7 @@ class Converting:
             log=attempt.log,
             artifact=artifact,
             equivalence=attempt.equivalence,
+            isolation=attempt.isolation,
             created_at=self.now(),
         )
         self.hub.conversions.record(conversion)

@@ -13,7 +13,7 @@ from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Batching, Configuration, Slo
 from modelyard.profile.curve import CurvePoint
 
-SERVER_OVERHEAD_S = 60e-6
+SERVER_OVERHEAD_S = 20e-6
 """CPU seconds our server spends on a small request beside the model; bench/serving_overhead.py measures it."""
 HEADROOM = 0.7
 """Planned utilisation of a replica: above it queueing makes p99 a multiple of the service time (M/D/1)."""

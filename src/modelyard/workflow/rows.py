@@ -42,7 +42,10 @@ class Rows:
         With preprocessing: the dataset's raw inputs if it has them, else the model's inputs with the steps undone.
         """
         definition, signature = version.definition, self.outer_signature(version)
-        if not definition.preprocess or _covers(definition.dataset, signature):
+        model_inputs = {spec.name: spec for spec in definition.signature.inputs}
+        # a dataset array called like a model input is what the model takes, not what the steps take
+        raw = all(model_inputs.get(spec.name, spec) == spec for spec in signature.inputs)
+        if not definition.preprocess or (raw and _covers(definition.dataset, signature)):
             return self._rows(version, signature, most)
         before = Pipeline.build(definition.preprocess, self.hub.versions.checkout(version), Phase.BEFORE)
         try:
