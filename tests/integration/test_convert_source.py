@@ -139,7 +139,7 @@ def test_a_pickle_is_refused_and_never_opened_without_trust(
     source = artifact(tmp_path / "source", name, SKLEARN, LINEAR)
     with pytest.raises(Rejected) as caught:
         service.verify_source(source, Evidence())
-    assert "trusted" in caught.value.hint
+    assert "trust: true" in caught.value.hint
     assert not (tmp_path / "source" / "canary").exists()
 
 

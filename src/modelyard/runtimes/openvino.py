@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +62,10 @@ class OpenvinoRuntime:
         require_precision(NAME, artifact, tuple(_HINTS))
         require_no_strings(NAME, artifact)
         path = entry_file(artifact)
+        with _signal_stack_kept():
+            return self._load(artifact, options, path)
+
+    def _load(self, artifact: LocalArtifact, options: RuntimeOptions, path: Path) -> CheckedPredictor:
         core = import_openvino().Core()
         device = _device(core, options.device)
         properties = {
@@ -90,6 +97,29 @@ class OpenvinoRuntime:
                 "concurrency": "serial",
             },
         )
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2)."""
+
+    _fields_: ClassVar = [("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Undo what OpenVINO does to this thread's alternate signal stack.
+
+    Its CPU plug-in sets one of its own (for the large signal frames of AMX) and frees it with the last model, but
+    leaves it set: the next signal, a SIGTERM say, then ends the process with SIGSEGV (seen with OpenVINO 2026.4). On
+    the thread's ordinary stack such frames fit.
+    """
+    libc = ctypes.CDLL(None)
+    before = _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def import_openvino() -> Any:
