@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -83,9 +83,7 @@ class Yard:
             settings.price_per_core_hour, settings.price_currency, settings.price_source, settings.price_as_of
         )
         profiler = Profiler(settings.work_dir / "profile", price)
-        self._profiling = Profiling(
-            self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir / "curves"
-        )
+        self._profiling = Profiling(self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir)
         self._reporting = Reporting(self.hub, price)
         self._publisher = Publisher(
             self.hub,
@@ -238,7 +236,9 @@ class Yard:
     def gc(self, *, dry_run: bool = False) -> Freed:
         """Remove what no version, alias or service references, and what crashed services left behind."""
         self.deployer.collect(dry_run=dry_run)
-        return self.hub.gc(dry_run=dry_run)
+        files, size = self._profiling.sweep(dry_run=dry_run)
+        freed = self.hub.gc(dry_run=dry_run)
+        return replace(freed, temp_files=freed.temp_files + files, size_bytes=freed.size_bytes + size)
 
 
 def _first_rows(inputs: Tensors | Tensor, rows: int = 8) -> Tensors | Tensor:

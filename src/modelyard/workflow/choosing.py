@@ -33,12 +33,8 @@ def choose(
     if meeting:
         best = min(meeting, key=lambda m: (m.indicators.cost_per_million, _p99(m)))
         others = len(meeting) - 1
-        reason = (
-            f"the cheapest of {len(meeting)} that meet {slo}: p99 {best.indicators.p99_ms} ms, "
-            f"upper bound {_upper(best):.4g} ms"
-        )
-        if others == 0:
-            reason = f"the only one of {len(pool)} that meets {slo}: upper bound of p99 {_upper(best):.4g} ms"
+        which = f"the cheapest of {len(meeting)} that meet" if others else f"the only one of {len(pool)} that meets"
+        reason = f"{which} {slo}: p99 {best.indicators.p99_ms} ms, upper bound {_upper(best):.4g} ms"
         return Choice(best, naive, slo, True, reason, tuple(pool), cost_ratio(naive, best))
     return _none_meets(slo, pool, trusted, naive)
 
@@ -67,16 +63,24 @@ def _by_throughput(pool: list[Measurement], everything: Sequence[Measurement], n
     if not trusted:
         return Choice(None, naive, None, None, "nothing could be measured", tuple(everything))
     best = max(trusted, key=throughput_per_core)
-    p99 = f"p99 {best.indicators.p99_ms} ms" if best.indicators.p99_ms else "too few requests for a p99"
-    reason = f"no SLO given: the best throughput per core, {throughput_per_core(best):.4g} rps per core ({p99})"
+    per_core = throughput_per_core(best)
+    reason = (
+        f"no SLO given: the best throughput per core, {per_core:{',.0f' if per_core >= 100 else '.3g'}} rps per core"
+    )
     return Choice(best, naive, None, None, reason, tuple(everything), cost_ratio(naive, best))
 
 
-def confirmed(choice: Choice, again: Measurement, considered: Sequence[Measurement]) -> Choice:
-    """The choice after its configuration held the SLO again under fresh seeds: `again` is now its number."""
+def confirmed(
+    choice: Choice, again: Measurement, considered: Sequence[Measurement], dropped: Sequence[Measurement]
+) -> Choice:
+    """The choice after its configuration held the SLO again under fresh seeds: `again` is now its number.
+
+    `dropped` are confirmations that others failed. The cost against naive stays that of the interleaved measurements.
+    """
     reason = f"{choice.reason}; confirmed with fresh seeds: p99 {again.indicators.p99_ms} ms"
-    ratio = cost_ratio(choice.naive, again)
-    return replace(choice, chosen=again, reason=reason, considered=(*considered, again), cost_ratio=ratio)
+    for m in dropped:
+        reason += f"; {m.configuration.label} met it first but not again: p99 {m.indicators.p99_ms} ms"
+    return replace(choice, chosen=again, reason=reason, considered=(*considered, again))
 
 
 def is_naive(m: Measurement, naive_artifact: str | None) -> bool:
@@ -101,9 +105,14 @@ def throughput_per_core(m: Measurement) -> float:
 
 
 def cost_ratio(naive: Measurement | None, best: Measurement) -> float | None:
-    """Cost per request of the naive deployment over the chosen one's; None where naive has no valid number."""
+    """Cost per request of the naive deployment over the chosen one's.
+
+    None where naive has no valid number; 1 where it is the chosen one itself.
+    """
     if naive is None or naive.verdict.validity is Validity.INVALID or best.indicators.cost_per_million <= 0:
         return None
+    if naive.configuration == best.configuration:
+        return 1.0
     return naive.indicators.cost_per_million / best.indicators.cost_per_million
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from modelyard.domain.configuration import Batching, Configuration
 from modelyard.domain.errors import Conflict, NotFound, Rejected
 from modelyard.domain.services import Endpoint, ReplicaSpec, ServedModel, Service, ServiceState
 from modelyard.domain.tensors import Tensor, Tensors
-from modelyard.domain.versions import ModelRef, Version
+from modelyard.domain.versions import ModelRef, Version, check_name
 from modelyard.hub import Hub
 from modelyard.workflow.planning import naive
 from modelyard.workflow.progress import Listener, Progress, Step
@@ -96,17 +97,13 @@ class Deployer:
         self, version: Version, configuration: Configuration, request: DeployRequest, listener: Listener
     ) -> Service:
         """Start (or, with `request.replace`, roll) the service and record it once it has answered."""
-        name = request.name or version.model
+        name = check_name(request.name or version.model, "service")
+        running = self.check(version, request)
         listener(Progress(Step.DEPLOY, f"starting {name}: {configuration.label}"))
-        running = self._running(name)
         spec = self.spec(version, configuration, name, request)
         probe = self.probe(version)
         if running is not None:
-            if not request.replace:
-                raise Conflict(
-                    f"service {name} is already running at {running.endpoint.url}",
-                    hint=f"yard deploy ... --replace, --name another, or yard services stop {name}",
-                )
+            listener(Progress(Step.DEPLOY, f"replacing {running.model}:{running.version} without a gap"))
             self.engine.roll(name, spec, configuration.replicas, probe)
             endpoint, created_at = running.endpoint, running.created_at
         else:
@@ -128,6 +125,34 @@ class Deployer:
             raise
         listener(Progress(Step.DEPLOY, f"{name} answers at {endpoint.url}", 1.0))
         return service
+
+    def check(self, version: Version, request: DeployRequest, *, same_model: bool = False) -> Service | None:
+        """The running service that the request would replace; None if there is none.
+
+        Raises Conflict where it may not be replaced (`same_model`: only by a version of its own model), or cannot move
+        to another port, or a wanted port is taken.
+        """
+        name = request.name or version.model
+        running = self._running(name)
+        if running is None:
+            for port in (request.http_port, request.grpc_port):
+                _check_free(request.host, port)
+            return None
+        if not request.replace or (same_model and running.model != version.model):
+            raise Conflict(
+                f"service {name} is already running {running.model}:{running.version} at {running.endpoint.url}",
+                hint=f"choose another --name, yard services stop {name}, or yard deploy {version.ref} --replace",
+            )
+        kept = running.endpoint
+        moved = [
+            p for p, q in ((request.http_port, kept.http_port), (request.grpc_port, kept.grpc_port)) if p and p != q
+        ]
+        if moved:
+            raise Conflict(
+                f"service {name} runs at {kept.url} and cannot move to port {moved[0]} while it is replaced",
+                hint=f"leave out the port, or yard services stop {name} first",
+            )
+        return running
 
     def _running(self, name: str) -> Service | None:
         """The service of that name if it still runs; a record whose processes are gone is forgotten."""
@@ -226,3 +251,18 @@ class Deployer:
         """Lines of a service's logs, oldest first. Raises NotFound."""
         self.hub.services.get(name)
         return self.engine.logs(name, replica=replica, follow=follow, tail=tail)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise Conflict early where a wanted port is taken; the engine holds it for good later."""
+    if not port:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Conflict(
+                f"port {port} on {host} cannot be used", why=str(error.strerror), hint="choose another --port, or 0"
+            ) from error

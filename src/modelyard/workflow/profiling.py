@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -27,6 +27,7 @@ from modelyard.hub import Hub, MeasurementQuery
 from modelyard.profile import MeasuredService, Profiler, batch_payloads, fingerprint
 from modelyard.profile.curve import Curve, CurvePoint, measure_curve
 from modelyard.runtimes import Runtimes
+from modelyard.workflow.alone import alone, free
 from modelyard.workflow.deploying import Deployer
 from modelyard.workflow.planning import MAX_BATCHES, thread_choices
 from modelyard.workflow.progress import Listener, Progress, Step
@@ -49,7 +50,7 @@ class Profiling:
     deployer: Deployer
     rows: Rows
     profiler: Profiler
-    curve_dir: Path
+    work_dir: Path
     cores: int = os.cpu_count() or 1
 
     def profile(self, ref: str, request: ProfileRequest, listener: Listener) -> list[Measurement]:
@@ -59,12 +60,28 @@ class Profiling:
         workloads = [workload(request, batch) for batch in request.batches]
         found: list[Measurement] = []
         total = len(configurations) * len(workloads)
-        for configuration in configurations:
-            with self.bench(version, again=request.again) as bench:
-                for work in workloads:
-                    report = reporter(listener, f"{configuration.label}, {work.label}", len(found) / total)
-                    found += bench.measure([configuration], work, "profile", report)
+        with self.alone(listener):
+            for configuration in configurations:
+                with self.bench(version, again=request.again) as bench:
+                    for work in workloads:
+                        report = reporter(listener, f"{configuration.label}, {work.label}", len(found) / total)
+                        found += bench.measure([configuration], work, "profile", report)
         return found
+
+    def alone(self, listener: Listener) -> AbstractContextManager[None]:
+        """Wait until no other process of this home measures, and keep others waiting while the block runs."""
+        return alone(self.work_dir / "measuring.lock", reporter(listener, "measurements"))
+
+    def sweep(self, *, dry_run: bool) -> tuple[int, int]:
+        """Remove what a killed process left of its measurements: number of files and their bytes."""
+        if not free(self.work_dir / "measuring.lock"):
+            return 0, 0
+        left = [path for cell in (self.work_dir / "profile").glob("cell-*") for path in cell.rglob("*")]
+        sizes = [path.stat().st_size for path in left if path.is_file()]
+        if not dry_run:
+            for cell in (self.work_dir / "profile").glob("cell-*"):
+                shutil.rmtree(cell, ignore_errors=True)
+        return len(sizes), sum(sizes)
 
     @contextmanager
     def bench(self, version: Version, *, again: bool = False) -> Iterator[Bench]:
@@ -143,14 +160,14 @@ class Profiling:
         threads = thread_choices(self.cores)
         batches = MAX_BATCHES if version.definition.signature.batched else (1,)
         identity = f"{artifact.id} {runtime} {threads} {batches} {fingerprint().id}"
-        kept = self.curve_dir / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
+        kept = self.work_dir / "curves" / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
         with suppress(FileNotFoundError, msgspec.MsgspecError):
             return msgspec.json.decode(kept.read_bytes(), type=Curve)
         report(f"in-process on {runtime}")
         local, rows = self.hub.artifacts.checkout(artifact), self.rows.model_rows(version)
         curve = measure_curve(local, runtime, rows, threads=threads, batches=batches, point_budget_s=0.12)
         if not curve.error:
-            self.curve_dir.mkdir(parents=True, exist_ok=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
             part = kept.with_suffix(f".{os.getpid()}")
             part.write_bytes(msgspec.json.encode(curve))
             part.replace(kept)

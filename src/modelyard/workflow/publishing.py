@@ -53,6 +53,8 @@ EFFORTS = {
     "normal": Effort(contenders=3, capacity_blocks=3, capacity_s=0.5, p99_requests=150, confirm_requests=300),
     "thorough": Effort(contenders=8, capacity_blocks=5, capacity_s=2.0, p99_requests=1000, confirm_requests=1000),
 }
+LATENCY_SHARES = (HEADROOM, 0.4, 0.2)
+"""Shares of capacity at which the latency of a choice without an SLO is measured, until one is not saturated."""
 CONCURRENCY = 16
 """Requests in flight when capacity is measured."""
 CONFIRMATIONS = 3
@@ -85,23 +87,25 @@ class Publisher:
         seconds: dict[str, float] = {}
         with self._timed(seconds, Step.REGISTER):
             version, created = self._version(what, trust, listener)
+        wanted = DeployRequest(
+            name=request.name,
+            host=request.host,
+            http_port=request.http_port,
+            grpc_port=request.grpc_port,
+            replace=True,
+        )
+        if request.deploy:  # what would stop the last step is told before the long ones
+            self.deployer.check(version, wanted, same_model=True)
         slo = request.slo or version.definition.slo
         with self._timed(seconds, Step.CONVERT):
             conversions = self.converting.convert(version, request.targets or version.definition.convert, listener)
         artifacts = self.hub.artifacts.list(ModelRef(version.model, version.number))
-        with self._timed(seconds, Step.PROFILE):
+        with self._timed(seconds, Step.PROFILE), self.profiling.alone(listener):
             choice = self._measure_and_choose(version, artifacts, slo, effort, listener)
             self.hub.decisions.record(decision_of(version, choice))
         service = prediction = curl = report = None
         if request.deploy and choice.chosen is not None and choice.met is not False:
             with self._timed(seconds, Step.DEPLOY):
-                wanted = DeployRequest(
-                    name=request.name,
-                    host=request.host,
-                    http_port=request.http_port,
-                    grpc_port=request.grpc_port,
-                    replace=True,
-                )
                 service = self.deployer.start(version, choice.chosen.configuration, wanted, listener)
             with self._timed(seconds, Step.PREDICT):
                 sample = self.rows.sample(version)
@@ -184,6 +188,7 @@ class Publisher:
     ) -> Choice:
         """Re-measure the best with fresh seeds; what fails its confirmation is not chosen."""
         pool = list(measured)
+        dropped: list[Measurement] = []
         for _ in range(CONFIRMATIONS):
             choice = choose(slo, pool, [], source)
             if choice.chosen is None or not choice.met:
@@ -193,22 +198,29 @@ class Publisher:
             report = reporter(listener, f"confirming {candidate.label} with fresh seeds", step=Step.CHOOSE)
             again = bench.measure([candidate], work, "confirm", report)[0]
             if trustworthy(again) and meets(again, slo):
-                return confirmed(choice, again, measured)
+                return confirmed(choice, again, [*measured, *dropped], dropped)
             report(f"did not hold {slo} again: {again.verdict}, p99 {again.indicators.p99_ms} ms")
+            dropped.append(again)
             pool = [again if m.configuration == candidate else m for m in pool]
-        return replace(choose(slo, pool, [], source), considered=tuple(measured))
+        return replace(choose(slo, pool, [], source), considered=(*measured, *dropped))
 
     def _with_p99(self, bench: Bench, choice: Choice, effort: Effort, listener: Listener) -> Choice:
-        """Without an SLO: the latency of the chosen configuration at 70 % of its capacity, open loop."""
+        """Without an SLO: the chosen configuration's latency, open loop, at as much of its capacity as it holds."""
         if choice.chosen is None:
             return choice
         cell = choice.chosen.configuration
-        rate = round(HEADROOM * choice.chosen.indicators.throughput_rps.value, 1)
-        work = open_loop(rate, effort.p99_requests, FRESH_SEED)
-        latency = bench.measure([cell], work, "confirm", reporter(listener, cell.label, step=Step.CHOOSE))[0]
-        p99 = latency.indicators.p99_ms
-        text = f"; p99 {p99} ms at {rate:g} rps" if p99 else ""
-        return replace(choice, reason=choice.reason + text, considered=(*choice.considered, latency))
+        tried: list[Measurement] = []
+        for share in LATENCY_SHARES:
+            rate = round(share * choice.chosen.indicators.throughput_rps.value, 1)
+            work = open_loop(rate, effort.p99_requests, FRESH_SEED)
+            tried += bench.measure([cell], work, "confirm", reporter(listener, cell.label, step=Step.CHOOSE))
+            latency = tried[-1]
+            considered = (*choice.considered, *tried)
+            if trustworthy(latency) and latency.indicators.p99_ms:
+                text = f"; p99 {latency.indicators.p99_ms} ms at {rate:,.0f} rps ({share:.0%} of its capacity)"
+                return replace(choice, chosen=latency, reason=choice.reason + text, considered=considered)
+        text = "; no p99 that can be trusted at any rate tried, see the verdicts"
+        return replace(choice, reason=choice.reason + text, considered=considered)
 
     @contextmanager
     def _timed(self, seconds: dict[str, float], step: Step) -> Iterator[None]:

@@ -6,7 +6,7 @@ import pytest
 
 from modelyard.domain.configuration import Slo
 from modelyard.domain.measurement import Validity
-from modelyard.workflow.choosing import choose
+from modelyard.workflow.choosing import choose, confirmed
 from tests.builders import configuration, measurement
 
 SLO = Slo(p99_ms=10, rate_rps=200)
@@ -67,3 +67,19 @@ def test_without_an_slo_throughput_per_core_decides() -> None:
     assert choice.chosen is lean
     assert choice.met is None
     assert "per core" in choice.reason
+
+
+def test_the_naive_deployment_may_win_and_is_no_saving_over_itself() -> None:
+    choice = choose(SLO, [NAIVE, measurement("dear", cost=9.0)], [], "source")
+    assert choice.chosen is NAIVE
+    assert choice.cost_ratio == 1.0
+
+
+def test_a_confirmation_names_what_failed_its_own() -> None:
+    first = choose(SLO, [NAIVE], [], "source")
+    again = measurement("again", config=NAIVE.configuration)
+    failed = measurement("failed", config=configuration("a9"), p99=(30.0, 20.0, 40.0))
+    choice = confirmed(first, again, [NAIVE, failed], [failed])
+    assert choice.chosen is again
+    assert choice.considered == (NAIVE, failed, again)
+    assert "met it first but not again" in choice.reason
