@@ -99,7 +99,7 @@ def _cost(m: Measurement, currency: str) -> str:
 def _saving(choice: Choice) -> str | Text:
     if choice.cost_ratio is None:
         return "unknown: the naive deployment has no valid number to compare with"
-    if choice.chosen and choice.naive and choice.chosen.id == choice.naive.id:
+    if choice.chosen and choice.naive and choice.chosen.configuration == choice.naive.configuration:
         return "none: the naive deployment is the best that was found"
     if choice.cost_ratio < 1:
         return f"none: it costs {1 / choice.cost_ratio:.2g}x as much per request as the naive deployment"
