@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from modelyard.domain.errors import InvalidInput
+from modelyard.domain.errors import BackendFailed, InvalidInput
+
+_PREFIX = "MODELYARD_"
+_OTHERS = frozenset({"DEBUG", "SERVICE_INSTANCE"})  # of the command line, of the process engine
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,19 @@ class Settings:
     def work_dir(self) -> Path:
         return self.home / "work"
 
+    def prepare(self) -> None:
+        """Make the data directory. Raises InvalidInput where there can be none, BackendFailed where the disk says no."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            wrong = error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL)
+            why = "it is a file" if error.errno == errno.EEXIST else error.strerror or str(error)
+            raise (InvalidInput if wrong else BackendFailed)(
+                f"{self.home} cannot be the data directory",
+                why=why,
+                hint="set MODELYARD_HOME, or --home, to a directory of yours",
+            ) from error
+
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None, *, home: Path | None = None) -> Settings:
         """Read the settings from `environ` (default: the process'). Raises InvalidInput naming the variable."""
@@ -64,6 +82,15 @@ class Settings:
             convert_memory_bytes=int(_positive(env, "MODELYARD_CONVERT_MEMORY_BYTES", cls.convert_memory_bytes)),
             trust=_flag(env, "MODELYARD_TRUST"),
         )
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`MODELYARD_*` variables that nothing reads, each with the known one most like it (empty where none is)."""
+    env = os.environ if environ is None else environ
+    known = {field.name.upper() for field in fields(Settings)} | _OTHERS
+    given = sorted(name.removeprefix(_PREFIX) for name in env if name.startswith(_PREFIX))
+    nearest = {name: difflib.get_close_matches(name, sorted(known), n=1) for name in given if name not in known}
+    return {_PREFIX + name: "".join(_PREFIX + found for found in close) for name, close in nearest.items()}
 
 
 def _default_home() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.config import Settings
+from modelyard.config import Settings, unknown_variables
 from modelyard.domain.errors import InvalidInput
 
 
@@ -39,3 +39,23 @@ def test_a_price_without_a_source_names_the_setting(tmp_path: Path) -> None:
 def test_a_bad_value_names_its_variable(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(InvalidInput, match=name):
         Settings.read({name: value}, home=tmp_path)
+
+
+def test_prepare_makes_the_home(tmp_path: Path) -> None:
+    settings = Settings.read({}, home=tmp_path / "a" / "b")
+    settings.prepare()
+    settings.prepare()
+    assert settings.home.is_dir()
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_cannot_be_the_home(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="cannot be the data directory") as caught:
+        Settings.read({}, home=tmp_path / "file" / below).prepare()
+    assert "MODELYARD_HOME" in caught.value.hint
+
+
+def test_a_variable_that_nothing_reads_is_found_with_what_was_meant() -> None:
+    environ = {"MODELYARD_HOEM": "/x", "MODELYARD_COLOUR": "1", "MODELYARD_DEBUG": "1", "MODELYARD_HOME": "/y", "A": ""}
+    assert unknown_variables(environ) == {"MODELYARD_HOEM": "MODELYARD_HOME", "MODELYARD_COLOUR": ""}

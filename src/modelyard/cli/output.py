@@ -56,6 +56,11 @@ class Output:
         if not (self.quiet or self.json):
             self.err.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Warn of something that is likely a mistake, in one line (stderr); silent with `--quiet` only."""
+        if not self.quiet:
+            self.err.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+
     def complain(self, complaint: Complaint) -> None:
         """Tell an error (stderr); never silent."""
         if self.json:

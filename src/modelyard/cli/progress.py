@@ -18,13 +18,16 @@ PLAIN_EVERY_S: Final = 2.0
 
 
 @contextmanager
-def listening(console: Console, *, shown: bool) -> Iterator[Listener]:
-    """A listener that shows progress on `console` (stderr) while the block runs; ignores it if not `shown`."""
+def listening(console: Console, *, shown: bool, plain: bool = False) -> Iterator[Listener]:
+    """A listener that shows progress on `console` (stderr) while the block runs; ignores it if not `shown`.
+
+    `plain`: lines even on a terminal.
+    """
     from modelyard.workflow.progress import silent
 
     if not shown:
         yield silent
-    elif console.is_terminal and not console.is_dumb_terminal:
+    elif console.is_terminal and not plain and not console.is_dumb_terminal:
         with _bars(console) as listener:
             yield listener
     else:

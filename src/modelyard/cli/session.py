@@ -38,22 +38,32 @@ class Session:
     @contextmanager
     def yard(self) -> Iterator[Yard]:
         """The open facade; closed when the block ends."""
+        settings = self.settings()
+        self._warn_of_unknown_variables()
+        settings.prepare()
         if self.open_yard is None:
             from modelyard.bootstrap import Yard
 
-            opened = Yard.open(self.settings())
+            opened = Yard.open(settings)
         else:
-            opened = self.open_yard(self.settings())
+            opened = self.open_yard(settings)
         try:
             yield opened
         finally:
             opened.close()
 
+    def _warn_of_unknown_variables(self) -> None:
+        from modelyard.config import unknown_variables
+
+        for name, nearest in unknown_variables().items():
+            meant = f"did you mean {nearest}?" if nearest else "see docs/settings.md"
+            self.output.warn(f"{name} is no setting; {meant}")
+
     def listener(self) -> AbstractContextManager[Listener]:
-        """Progress on stderr while the block runs; silent with `--quiet` and `--json`."""
+        """Progress on stderr while the block runs, with `--json` in plain lines; silent with `--quiet`."""
         from modelyard.cli.progress import listening
 
-        return listening(self.output.err, shown=not (self.output.quiet or self.output.json))
+        return listening(self.output.err, shown=not self.output.quiet, plain=self.output.json)
 
     @property
     def command_line(self) -> str:

@@ -45,8 +45,10 @@ READING = {
 
 
 @pytest.mark.parametrize(("kind", "argv"), list(READING.items()))
-def test_json_is_one_envelope_on_stdout_and_nothing_on_stderr(kind: str, argv: tuple[str, ...], yard: Yard) -> None:
-    run = yard(*argv, "--json")
+def test_json_is_one_envelope_on_stdout_and_quiet_leaves_stderr_empty(
+    kind: str, argv: tuple[str, ...], yard: Yard
+) -> None:
+    run = yard(*argv, "--json", "--quiet")
     assert run.code == 0, run.err
     envelope = json.loads(run.out)
     assert (envelope["schema"], envelope["kind"]) == ("modelyard/v1", kind)
@@ -72,6 +74,28 @@ def test_version_says_both_versions(yard: Yard) -> None:
 def test_quiet_leaves_stderr_empty_and_without_it_progress_is_there(yard: Yard) -> None:
     assert yard("convert", "digits", "--quiet").err == ""
     assert "[convert  50%] onnx" in yard("convert", "digits").err
+
+
+def test_with_json_progress_is_plain_lines(yard: Yard) -> None:
+    run = yard("convert", "digits", "--json")
+    assert run.err == "[convert  50%] onnx\n"
+    assert len(run.data) == len(CONVERSIONS)
+
+
+@pytest.mark.parametrize("option", ["--json", "--debug"])
+def test_a_variable_that_nothing_reads_is_warned_of(option: str, yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELYARD_HOEM", "/x")
+    run = yard("models", "ls", option)
+    assert (run.code, run.err) == (0, "warning: MODELYARD_HOEM is no setting; did you mean MODELYARD_HOME?\n")
+    assert yard("models", "ls", "--quiet").err == ""
+
+
+def test_a_home_that_cannot_be_is_told_in_three_lines(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = yard("models", "ls", "--home", "file")
+    assert run.code == 2
+    assert [line[:7] for line in run.err.splitlines()] == ["error: ", "  why: ", "  try: "]
+    assert "MODELYARD_HOME" in run.err
 
 
 def test_home_wins_over_the_environment(yard: Yard, tmp_path: Path) -> None:
