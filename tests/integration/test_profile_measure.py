@@ -85,6 +85,8 @@ def test_a_fixed_service_time_comes_back_in_every_indicator(tmp_path):
     assert i.memory_rss_bytes > 5 * 2**20
     assert i.time_to_first_response_ms > 4.9
     assert i.cost_per_million == pytest.approx(i.core_s_per_request * 1e6 / 3600 * 0.0425)
+    assert i.cost_interval.low <= i.cost_per_million == i.cost_interval.value <= i.cost_interval.high
+    assert i.cost_known
     assert i.stages is None  # this service has no /stats
     assert found.verdict.validity is not Validity.INVALID
     assert found.purpose == "test"

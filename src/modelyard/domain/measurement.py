@@ -80,7 +80,9 @@ class Indicators:
 
     Latencies in ms from the *scheduled* send time. `p99` is None below 459 requests. `cpu_cores` is the mean number
     of cores the service kept busy; `core_s_per_request` its CPU seconds per completed request;
-    `cost_per_million` is that times the price setting, in its currency.
+    `cost_per_million` is that times the price setting, in its currency. `cost_interval` is the cost with its interval
+    over blocks; None with fewer than two blocks or where one has no CPU time or no success. Where the CPU time was too
+    small to tell (`cost_known` is false) the cost is 0 and means nothing.
     """
 
     throughput_rps: Interval
@@ -100,6 +102,12 @@ class Indicators:
     gpu_memory_bytes: int | None = None
     gpu_utilisation: float | None = None
     stages: StageTimes | None = None
+    cost_interval: Interval | None = None
+
+    @property
+    def cost_known(self) -> bool:
+        """Whether CPU time was seen at all; a cost of 0 without it is not a cost."""
+        return self.core_s_per_request > 0
 
 
 @dataclass(frozen=True, slots=True)

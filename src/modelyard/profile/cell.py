@@ -15,7 +15,7 @@ import numpy as np
 
 from modelyard.domain.configuration import Configuration
 from modelyard.domain.errors import InvalidInput
-from modelyard.domain.measurement import ClientHealth, Fingerprint, Indicators, Measurement
+from modelyard.domain.measurement import ClientHealth, Fingerprint, Indicators, Interval, Measurement
 from modelyard.domain.services import Endpoint
 from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Workload
@@ -189,6 +189,7 @@ class Cell:
                 warmed_up=self._warmed is not None and self._warmed.settled,
                 noisy_blocks=sum(b.noisy for b in blocks),
                 replicas_changed=any(b.usage.replicas_changed for b in blocks),
+                cpu_seen=any(b.usage.cpu_s > 0 for b in blocks),
             ),
             rules=conditions.rules,
         )
@@ -242,7 +243,18 @@ class Cell:
             time_to_first_response_ms=warmed.first_response_ms if warmed and warmed.first_status == OK else None,
             cold_start_s=self.target.cold_start_s,
             stages=stage_times([b.stages for b in blocks], self.target.model, self.target.version),
+            cost_interval=cost_interval(
+                [(b.usage.cpu_s, int(b.samples.ok.sum())) for b in blocks], self._conditions.price
+            ),
         )
+
+
+def cost_interval(blocks: Sequence[tuple[float, int]], price: Price) -> Interval | None:
+    """Cost of a million requests over all blocks, from (CPU seconds, successes) of each; None where one has neither."""
+    if len(blocks) < 2 or price.per_core_hour == 0 or any(cpu_s <= 0 or ok == 0 for cpu_s, ok in blocks):
+        return None
+    together = sum(cpu_s for cpu_s, _ in blocks) / sum(ok for _, ok in blocks)
+    return log_interval([price.per_million(cpu_s / ok) for cpu_s, ok in blocks], centre=price.per_million(together))
 
 
 def connections(workload: Workload, replicas: int) -> int:

@@ -64,12 +64,16 @@ def throughput_against_p99(
 
     rates = [m.indicators.throughput_rps.value for m, _ in points]
     by_cost = len(points) > 1 and max(rates) < 1.25 * min(rates)
+    if by_cost:
+        points = [(m, p99) for m, p99 in points if m.indicators.cost_known]
+        if not points:
+            return None
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.set_yscale("log")
         for m, p99 in points:
-            x = Interval(m.indicators.cost_per_million) if by_cost else m.indicators.throughput_rps
+            x = _cost(m) if by_cost else m.indicators.throughput_rps
             colour, marker, filled = _style(m, chosen)
             axes.errorbar(
                 x.value,
@@ -234,6 +238,10 @@ def _style(m: Measurement, chosen: str | None) -> tuple[str, str, bool]:
     if m.id == chosen:
         return _SERIES[1], "*", True
     return _SERIES[0], "o", m.verdict.validity is Validity.VALID
+
+
+def _cost(m: Measurement) -> Interval:
+    return m.indicators.cost_interval or Interval(m.indicators.cost_per_million)
 
 
 def _arms(interval: Interval) -> list[list[float]] | None:

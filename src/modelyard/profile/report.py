@@ -92,7 +92,7 @@ def _choice(data: ReportData) -> _Choice | None:
     if naive is None or naive.id == chosen.id:
         return _Choice(chosen, None, None, None)
     cost = chosen.indicators.cost_per_million
-    comparable = naive.verdict.validity is not Validity.INVALID and cost > 0
+    comparable = naive.verdict.validity is not Validity.INVALID and cost > 0 and naive.indicators.cost_known
     both = chosen.id in data.samples and naive.id in data.samples
     return _Choice(
         chosen,

@@ -40,6 +40,7 @@ class Circumstances:
     warmed_up: bool = True
     noisy_blocks: int = 0
     replicas_changed: bool = False
+    cpu_seen: bool = True
 
 
 def judge(
@@ -131,6 +132,8 @@ def _weaknesses(blocks: Sequence[BlockSummary], circumstances: Circumstances, ru
         weak.append("the warm-up did not settle: two blocks in a row never agreed within 5 %")
     if circumstances.noisy_blocks:
         weak.append(f"noisy machine: the canary was slow around {circumstances.noisy_blocks} kept blocks")
+    if not circumstances.cpu_seen:
+        weak.append("no cost: the service's CPU time was too small to tell")
     return weak
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.measurement import Fingerprint
-from modelyard.profile import stages
+from modelyard.profile import resources, stages
+from modelyard.profile.cell import cost_interval
 from modelyard.profile.fingerprint import fingerprint
 from modelyard.profile.price import Price
-from modelyard.profile.resources import UsageMeter
+from modelyard.profile.resources import UsageMeter, cpu_seconds
 from modelyard.profile.sentinel import Pulse, canary_s, environment
 
 
@@ -92,6 +93,54 @@ def test_the_meter_sees_memory_and_cpu_of_a_process_tree():
     finally:
         child.kill()
         child.wait()
+
+
+def _spin(seconds: float) -> subprocess.Popen[str]:
+    """A child that has used `seconds` of CPU in a thread that ended, and waits for a line."""
+    code = (
+        "import sys, threading, time\n"
+        "def spin():\n"
+        f"    end = time.process_time() + {seconds}\n"
+        "    while time.process_time() < end: pass\n"
+        "thread = threading.Thread(target=spin); thread.start(); thread.join()\n"
+        "print(time.process_time(), flush=True); sys.stdin.readline()\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_cpu_time_is_finer_than_the_kernels_ticks():
+    """The child's own clock and ours are the same clock: between them lies only its print."""
+    with _spin(0.013) as child:
+        own_s = float(child.stdout.readline())
+        (seen_s,) = cpu_seconds([child.pid]).values()
+        child.communicate("\n")
+    assert own_s <= seen_s < own_s + 0.005
+
+
+def test_without_process_clocks_the_ticks_are_read(monkeypatch):
+    def no_clock(_: int) -> int:
+        raise OSError(22, "Invalid argument")
+
+    with _spin(0.1) as child:
+        own_s = float(child.stdout.readline())
+        monkeypatch.setattr(resources.time, "clock_gettime_ns", no_clock)
+        (seen_s,) = cpu_seconds([child.pid]).values()
+        child.communicate("\n")
+    assert seen_s == pytest.approx(own_s, abs=0.03)
+
+
+def test_the_cost_has_an_interval_over_blocks():
+    price = Price(per_core_hour=3.6)
+    found = cost_interval([(0.10, 100), (0.12, 100), (0.11, 100)], price)
+    assert found is not None
+    assert found.value == pytest.approx(price.per_million(0.0011))
+    assert found.low < 1.0 < found.value < 1.2 < found.high < 1.5
+
+
+@pytest.mark.parametrize("blocks", [[(0.1, 100)], [(0.1, 100), (0.0, 100)], [(0.1, 100), (0.1, 0)]])
+def test_a_cost_that_no_interval_can_be_told_for_has_none(blocks):
+    assert cost_interval(blocks, Price()) is None
+    assert cost_interval([(0.1, 100)] * 3, Price(per_core_hour=0)) is None
 
 
 def test_the_meter_notices_a_replaced_replica():

@@ -23,7 +23,7 @@ from modelyard.domain.artifacts import (
     Tolerance,
 )
 from modelyard.domain.configuration import Slo
-from modelyard.domain.measurement import StageTimes, Validity, Verdict
+from modelyard.domain.measurement import Interval, StageTimes, Validity, Verdict
 from modelyard.domain.services import Endpoint, Service
 from modelyard.domain.versions import Definition, Description, SourceSpec, Version
 from modelyard.profile.report import ReportData, render_html
@@ -145,6 +145,20 @@ def test_it_says_what_was_chosen_why_and_what_it_saves(data):
     html = render_html(data)
     for text in ("the cheapest that meets the SLO", "p99 &lt;= 20 ms at 200 rps", "4×", "8123", "faster at p99"):
         assert text in html
+
+
+def test_the_cost_stands_with_its_interval_and_no_cost_is_told_rather_than_zero(data):
+    best, plain, _ = data.measurements
+    sure = dataclasses.replace(best.indicators, cost_interval=Interval(0.5, 0.4, 0.625))
+    none = dataclasses.replace(plain.indicators, cost_per_million=0.0, core_s_per_request=0.0)
+    measured = (dataclasses.replace(best, indicators=sure), dataclasses.replace(plain, indicators=none))
+    html = render_html(dataclasses.replace(data, measurements=measured))
+    parse(html)
+    assert html.count("0.4 – 0.625") == 2
+    assert html.count("too little CPU time to tell") == 1
+    assert "than naive" not in html
+    untold = render_html(dataclasses.replace(data, measurements=measured, chosen="plain", naive=None))
+    assert untold.count("too little CPU time to tell") == 2
 
 
 def test_every_conversion_shows_its_outcome_and_reason(data):

@@ -97,6 +97,8 @@ def test_what_happened_around_the_blocks_is_said():
     assert "canary" in verdict(noisy_blocks=2).reasons[0]
     assert verdict(noisy_blocks=2).validity is Validity.PROVISIONAL
     assert verdict(replicas_changed=True).validity is Validity.INVALID
+    assert "no cost" in verdict(cpu_seen=False).reasons[0]
+    assert verdict(cpu_seen=False).validity is Validity.PROVISIONAL
 
 
 def test_failures_are_counted_in_words_and_all_failed_is_invalid():
