@@ -180,6 +180,53 @@ def test_an_exported_program_reaches_every_target_of_auto(service: ConversionSer
     assert results[0].equivalence.metrics[0].source == 1.0
 
 
+def test_an_exported_program_is_called_as_it_was_exported_whatever_its_inputs_are_called(
+    service: ConversionService, tmp_path: Path
+) -> None:
+    """By position, by keyword, and with the manifest's inputs in another order: each route asks the program itself."""
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Linear(8, 4)
+
+        def forward(self, image: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.scale(image)) - offset
+
+    rows = {0: torch.export.Dim("batch")}
+    image, offset = torch.zeros(2, 8), torch.zeros(2, 4)
+    ways = {
+        "positional": ((image, offset), {}),
+        "keywords": ((), {"image": image, "offset": offset}),
+        "mixed": ((image,), {"offset": offset}),
+    }
+    inputs = (spec("offset", Datatype.FP32, 4), spec("image", Datatype.FP32, 8))
+    signature = Signature(inputs, (spec("scores", Datatype.FP32, 4),))
+    (tmp_path / "source").mkdir()
+    for way, (args, kwargs) in ways.items():
+        program = torch.export.export(Net().eval(), args, kwargs, dynamic_shapes={"image": rows, "offset": rows})
+        torch.export.save(program, tmp_path / "source" / f"{way}.pt2")
+        source = artifact(tmp_path / "source", f"{way}.pt2", PYTORCH_EXPORTED, signature)
+        for target in ("torchscript", "openvino"):
+            result = service.convert(source, Target(target), Evidence())
+            first = result.attempts[0]
+            assert first.outcome is Outcome.PROVEN, f"{way}: {first.route}: {first.detail}"
+            assert first.route.startswith("exported-")
+
+
+def test_a_module_captured_from_memory_becomes_torchscript(service: ConversionService, tmp_path: Path) -> None:
+    import torch
+
+    from modelyard.runtimes import capture
+
+    module = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    captured = capture(module, tmp_path, inputs={"x": np.zeros((4, 8), np.float32)})
+    source = artifact(tmp_path, captured.source.entry, PYTORCH_EXPORTED, captured.signature)
+    result = service.convert(source, Target("torchscript"), Evidence())
+    assert result.attempts[0].outcome is Outcome.PROVEN, result.attempts[0].detail
+
+
 def _load(made: LocalArtifact | None):  # type: ignore[no-untyped-def]
     assert made is not None
     return Runtimes.discover().for_format(made.target.format)[0].load(made, RuntimeOptions())

@@ -63,7 +63,7 @@ class TorchRuntime:
         device = _device(torch, options.device)
         torch.set_float32_matmul_precision("highest")  # no TF32 or bf16 behind the artifact's back; process-wide
         torch.set_num_threads(options.threads)
-        module, parameters = _load_callable(artifact, device)
+        module, parameters = load_callable(artifact, device)
         return CheckedPredictor(
             NAME,
             artifact.signature,
@@ -146,8 +146,9 @@ def parameter_names(module: Any) -> list[str]:
     return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
 
 
-def _load_callable(artifact: LocalArtifact, device: str) -> tuple[Any, list[str]]:
-    """The module and its parameter names. Of an exported program, the inputs in the order of the flat call."""
+def load_callable(artifact: LocalArtifact, device: str = "cpu") -> tuple[Any, list[str]]:
+    """What takes the model's tensors by position, and their names (empty where they cannot be known): the module
+    itself, or a `FlatCall` of an exported program, whose own arguments may be nested or keywords."""
     if artifact.target.format != PYTORCH_EXPORTED:
         module = load_module(artifact, device)
         return module, parameter_names(module)
@@ -161,21 +162,21 @@ def _load_callable(artifact: LocalArtifact, device: str) -> tuple[Any, list[str]
             f"the exported program takes {spec.num_leaves} values, of which {len(user_inputs)} are tensors",
             hint="export a module whose forward takes tensors only",
         )
-    return _FlatCall(module, spec), user_inputs
+    return FlatCall(module, spec), user_inputs
 
 
-class _FlatCall:
+class FlatCall:
     """Calls an exported module, whose arguments may be nested or keywords, with its tensors in flat order."""
 
     def __init__(self, module: Any, spec: Any) -> None:
-        self._module = module
+        self.module = module
         self._spec = spec
 
     def __call__(self, *tensors: Any) -> Any:
         from torch.utils import _pytree
 
         args, kwargs = _pytree.tree_unflatten(list(tensors), self._spec)
-        return self._module(*args, **kwargs)
+        return self.module(*args, **kwargs)
 
 
 def _scripted_module(path: Path, device: str) -> Any:

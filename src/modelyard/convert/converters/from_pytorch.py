@@ -79,32 +79,41 @@ CONVERTER: Final = FromPytorch()
 
 def _module(torch: Any, artifact: LocalArtifact, signature: Signature) -> Any:
     """The source as a module that takes the signature's inputs by position and gives its outputs in order."""
-    from modelyard.runtimes.torch import load_module, parameter_names
+    from modelyard.runtimes.torch import FlatCall, load_callable
 
-    inner = load_module(artifact)
-    if isinstance(inner, torch.jit.ScriptModule):
-        return inner
+    call, parameters = load_callable(artifact)
+    if isinstance(call, torch.jit.ScriptModule):
+        return call
     names = [spec.name for spec in signature.inputs]
     outputs = [spec.name for spec in signature.outputs]
-    parameters = parameter_names(inner)
+    flat = isinstance(call, FlatCall)  # an exported program refuses keywords that it was not exported with
     by_name = set(names) <= set(parameters)
 
     class Ordered(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.inner = inner
+            self.inner = call.module if flat else call  # registered, so that its weights are this module's
 
         def forward(self, *tensors: Any) -> Any:
             given = dict(zip(names, tensors, strict=True))
-            result = self.inner(**given) if by_name else self.inner(*tensors)
+            if not by_name:
+                result = call(*tensors)
+            elif flat:
+                result = call(*(given[name] for name in parameters))
+            else:
+                result = call(**given)
             if isinstance(result, dict):
                 result = [result[name] for name in outputs] if set(outputs) <= set(result) else list(result.values())
             if isinstance(result, torch.Tensor):
                 return result
             return result[0] if len(result) == 1 else tuple(result)
 
+        def train(self, mode: bool = True) -> Any:
+            """Stay as loaded, in evaluation mode: exporters switch it, and an exported program's module refuses."""
+            return self
+
     module = Ordered()
-    module.training = False  # not eval(): the module of an exported program refuses it, and it is in that mode already
+    module.training = False
     return module
 
 
