@@ -86,6 +86,7 @@ def measurement(
             cpu_cores=cpu_cores,
             core_s_per_request=cpu_cores / rps,
             cost_per_million=cost,
+            cost_interval=Interval(cost, cost * 0.95, cost * 1.05),
             error_fraction=errors,
             requests=5000,
             rows_per_s=rps,

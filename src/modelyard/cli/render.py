@@ -10,6 +10,7 @@ from rich.text import Text
 from modelyard.cli import evidence
 from modelyard.cli.layout import BAD, DOUBTFUL, FAINT, GOOD, facts, number, seconds, section, size
 from modelyard.domain.artifacts import Outcome, Standing
+from modelyard.domain.measurement import Validity
 
 if TYPE_CHECKING:
     from modelyard.domain.measurement import Measurement
@@ -98,6 +99,8 @@ def _cost(m: Measurement, currency: str) -> str:
 
 def _saving(choice: Choice) -> str | Text:
     if choice.cost_ratio is None:
+        if choice.naive and choice.naive.verdict.validity is not Validity.INVALID:
+            return "none shown: the confidence intervals of the two costs overlap"
         return "unknown: the naive deployment has no valid number to compare with"
     if choice.chosen and choice.naive and choice.chosen.configuration == choice.naive.configuration:
         return "none: the naive deployment is the best that was found"

@@ -31,10 +31,13 @@ def choose(
     trusted = [m for m in pool if trustworthy(m)]
     meeting = [m for m in trusted if meets(m, slo)]
     if meeting:
-        best = min(meeting, key=lambda m: (m.indicators.cost_per_million, _p99(m)))
+        best = min(meeting, key=lambda m: (_cost(m), _p99(m)))
         others = len(meeting) - 1
         which = f"the cheapest of {len(meeting)} that meet" if others else f"the only one of {len(pool)} that meets"
         reason = f"{which} {slo}: p99 {best.indicators.p99_ms} ms, upper bound {_upper(best):.4g} ms"
+        tied = sum(m is not best and costs_overlap(m, best) for m in meeting)
+        if tied:
+            reason += f" (no difference in cost shown to {tied} other{'s' if tied > 1 else ''} that meet it)"
         return Choice(best, naive, slo, True, reason, tuple(pool), cost_ratio(naive, best))
     return _none_meets(slo, pool, trusted, naive)
 
@@ -50,7 +53,7 @@ def _none_meets(slo: Slo, pool: list[Measurement], trusted: list[Measurement], n
             "each verdict says why. On a busy machine, publish again when it is quieter"
         )
         return Choice(None, naive, slo, False, reason, tuple(pool))
-    best = min(trusted, key=lambda m: (_upper(m), m.indicators.cost_per_million))
+    best = min(trusted, key=lambda m: (_upper(m), _cost(m)))
     reason = (
         f"none of {len(pool)} configurations meets {slo}; the closest is {best.configuration.label} "
         f"with p99 {best.indicators.p99_ms} ms"
@@ -105,15 +108,29 @@ def throughput_per_core(m: Measurement) -> float:
 
 
 def cost_ratio(naive: Measurement | None, best: Measurement) -> float | None:
-    """Cost per request of the naive deployment over the chosen one's.
+    """Cost per request of the naive deployment over the chosen one's; 1 where it is the chosen one itself.
 
-    None where naive has no valid number; 1 where it is the chosen one itself.
+    None where naive has no valid number, or where the two costs' confidence intervals overlap: no difference is shown.
     """
-    if naive is None or naive.verdict.validity is Validity.INVALID or best.indicators.cost_per_million <= 0:
+    if naive is None or naive.verdict.validity is Validity.INVALID:
         return None
     if naive.configuration == best.configuration:
         return 1.0
+    if not (naive.indicators.cost_known and best.indicators.cost_known) or costs_overlap(naive, best):
+        return None
     return naive.indicators.cost_per_million / best.indicators.cost_per_million
+
+
+def costs_overlap(a: Measurement, b: Measurement) -> bool:
+    """Whether the confidence intervals of the two costs overlap; also where one has no interval."""
+    left, right = a.indicators.cost_interval, b.indicators.cost_interval
+    if left is None or right is None or None in (left.low, left.high, right.low, right.high):
+        return True
+    return not (left.high < right.low or right.high < left.low)  # type: ignore[operator]  # none of them is None
+
+
+def _cost(m: Measurement) -> float:
+    return m.indicators.cost_per_million if m.indicators.cost_known else float("inf")
 
 
 def _upper(m: Measurement) -> float:

@@ -73,7 +73,9 @@ def test_a_saving_that_is_none_is_not_dressed_up() -> None:
     choice = PUBLICATION.choice
     assert "none: the naive deployment is the best" in summary(choice=replace(choice, chosen=NAIVE, cost_ratio=1.0))
     assert "none: it costs 1.3x as much" in summary(choice=replace(choice, cost_ratio=0.77))
-    assert "unknown: the naive" in summary(choice=replace(choice, cost_ratio=None))
+    assert "none shown: the confidence intervals" in summary(choice=replace(choice, cost_ratio=None))
+    bad = replace(NAIVE, verdict=Verdict(Validity.INVALID, ("client saturated",)))
+    assert "unknown: the naive" in summary(choice=replace(choice, naive=bad, cost_ratio=None))
 
 
 def test_nothing_measurable_is_said_plainly() -> None:

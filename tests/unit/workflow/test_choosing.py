@@ -83,3 +83,11 @@ def test_a_confirmation_names_what_failed_its_own() -> None:
     assert choice.chosen is again
     assert choice.considered == (NAIVE, failed, again)
     assert "met it first but not again" in choice.reason
+
+
+def test_costs_that_overlap_are_no_saving() -> None:
+    close = measurement("close", cost=3.9)
+    choice = choose(SLO, [NAIVE, close], [], "source")
+    assert choice.chosen is close
+    assert choice.cost_ratio is None
+    assert "no difference in cost shown to 1 other that meet it" in choice.reason
