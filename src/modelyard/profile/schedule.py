@@ -29,7 +29,8 @@ class BlockSchedule:
 def draw(workload: Workload, block: int, payload_count: int) -> BlockSchedule:
     """The schedule of one block; blocks are independent streams of the workload's seed.
 
-    An open loop keeps the requests due within `duration_s`, and at least one. A negative `block` is a warm-up block.
+    An open loop has as many requests as its rate makes due within `duration_s`, at most `requests` and at least one. A
+    negative `block` is a warm-up block.
     """
     times_rng, order_rng = (
         np.random.default_rng(child) for child in np.random.SeedSequence([workload.seed, block & 0xFFFFFFFF]).spawn(2)
@@ -40,14 +41,20 @@ def draw(workload: Workload, block: int, payload_count: int) -> BlockSchedule:
 
 
 def arrival_times(workload: Workload, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """Absolute send times of one block in seconds, starting at 0; None in a closed loop."""
+    """Absolute send times of one block in seconds, starting at 0; None in a closed loop.
+
+    A Poisson block of n requests spans n - 1 mean gaps exactly, so that each block of each seed offers the workload's
+    rate and not one that is off by 1/sqrt(n): 4 % for 500 requests, which a service near its capacity answers with a
+    far greater change of p99 than the one that is looked for. It is the Poisson process given its count: exponential
+    gaps over their sum are the gaps of points thrown uniformly (Devroye, Non-Uniform Random Variate Generation, V.2),
+    so bursts and lulls stay as they were, with a coefficient of variation of sqrt((n - 2) / n).
+    """
     if workload.rate_rps is None:
         return None
     gap_s = 1.0 / workload.rate_rps
-    if workload.arrival is Arrival.CONSTANT:
-        times = np.arange(workload.requests) * gap_s
-    else:
-        times = np.cumsum(rng.exponential(gap_s, workload.requests))
-        times -= times[0]
-    kept = max(1, int(np.searchsorted(times, workload.duration_s)))
-    return np.asarray(times[:kept], np.float64)
+    even: NDArray[np.float64] = np.arange(workload.requests, dtype=np.float64) * gap_s
+    even = even[: max(1, int(np.searchsorted(even, workload.duration_s)))]
+    if workload.arrival is Arrival.CONSTANT or len(even) == 1:
+        return even
+    times = np.concatenate([np.zeros(1), np.cumsum(rng.exponential(1.0, len(even) - 1))])
+    return np.asarray(times * (even[-1] / times[-1]), np.float64)

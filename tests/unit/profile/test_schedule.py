@@ -40,6 +40,24 @@ def test_poisson_gaps_are_exponential_at_the_rate():
     assert (gaps > 2 / 500).mean() == pytest.approx(np.exp(-2), rel=0.05)
 
 
+@given(st.integers(0, 2**31), st.integers(0, 50), st.integers(2, 2000), st.floats(0.5, 1e5))
+def test_every_block_of_every_seed_offers_exactly_the_rate(seed, number, requests, rate):
+    work = Workload(Arrival.POISSON, rate_rps=rate, requests=requests, duration_s=5.0, seed=seed)
+    times = draw(work, number, 3).times_s
+    assert len(times) == pytest.approx(min(requests, rate * 5.0), abs=1)
+    assert (len(times) - 1) / rate == pytest.approx(times[-1])
+    assert times[-1] <= 5.0
+
+
+def test_gaps_of_a_short_block_keep_their_spread():
+    spreads = []
+    for number in range(400):
+        gaps = np.diff(draw(Workload(Arrival.POISSON, rate_rps=100, requests=50), number, 1).times_s)
+        assert gaps.mean() == pytest.approx(0.01)
+        spreads.append(gaps.var() / gaps.mean() ** 2)
+    assert np.sqrt(np.mean(spreads)) == pytest.approx(np.sqrt(48 / 50), rel=0.03)
+
+
 def test_constant_gaps_are_equal():
     gaps = np.diff(draw(Workload(Arrival.CONSTANT, rate_rps=50, requests=100), 0, 1).times_s)
     assert gaps == pytest.approx(np.full(99, 0.02))
