@@ -103,6 +103,7 @@ def test_the_measured_schedule_is_the_seeded_one(tmp_path):
     with responder() as (pid, port):
         first = profiler(tmp_path).measure(service(pid, port), work, PAYLOADS)
         second = profiler(tmp_path).measure(service(pid, port), work, PAYLOADS)
+    assert first.measurement.client.scheduled_rps == pytest.approx(400, rel=1e-4)
     a, b = Samples.load(first.samples), Samples.load(second.samples)
     for one, other in zip(a.blocks(), b.blocks(), strict=True):
         assert np.diff(one.scheduled_s) == pytest.approx(np.diff(other.scheduled_s), abs=1e-6)
@@ -114,7 +115,7 @@ def test_a_stall_of_300_ms_is_in_the_tail_not_omitted(tmp_path):
     """A closed or send-time clock would show one slow request; the schedule shows every one that was due meanwhile."""
     work = Workload(Arrival.CONSTANT, rate_rps=500, requests=1000, blocks=1)
     warm = 1 + 2 * 20
-    with responder(stall_at=[warm + 500, 0.3]) as (pid, port):
+    with responder(stall_at=[warm + 400, 0.3]) as (pid, port):
         cell = profiler(tmp_path).measure(service(pid, port), work, PAYLOADS)
     latencies = Samples.load(cell.samples).latencies_ms(10)
     assert cell.measurement.indicators.p99_ms.value > 250
@@ -122,7 +123,8 @@ def test_a_stall_of_300_ms_is_in_the_tail_not_omitted(tmp_path):
     slow = latencies[latencies > 20]
     assert 100 <= len(slow) <= 400  # about 300 ms x 500/s were due during the stall
     assert slow.max() > 290
-    assert not cell.measurement.verdict.saturated
+    # All came, so nothing was left behind. (What counts as growth over thirds is tested without a clock.)
+    assert not any("completed" in reason for reason in cell.measurement.verdict.reasons)
 
 
 def test_a_service_that_cannot_keep_up_is_called_saturated(tmp_path):
@@ -244,13 +246,21 @@ def test_a_service_that_dies_during_a_block_is_seen_in_the_verdict(tmp_path):
     assert any("replica" in reason for reason in found.verdict.reasons)
 
 
-def test_a_client_that_dies_is_an_error_with_its_log(tmp_path):
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_client_that_dies_is_an_error_with_its_log(tmp_path, gone):
+    """Whether it is already dead when the command is sent (a broken pipe) or dies before it answers (no line)."""
     work = Workload(Arrival.CLOSED, concurrency=1, requests=10, blocks=1)
     plan = write_plan(tmp_path / "cell", Endpoint("127.0.0.1", 1), work, [b"x"])
     with ClientProcess(plan) as client:
-        os.kill(client.pid, signal.SIGKILL)
+        if gone:
+            os.kill(client.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            os.kill(client.pid, signal.SIGSTOP)
+            threading.Timer(0.1, os.kill, (client.pid, signal.SIGKILL)).start()
         with pytest.raises(BackendFailed) as caught:
             client.warm_up()
+    assert "status -9" in caught.value.what
     assert "client.log" in caught.value.hint
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -115,7 +116,9 @@ class ClientProcess:
     ) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                # To a client that is dead, closing fails once more on the command that could not be sent.
+                with suppress(BrokenPipeError):
+                    pipe.close()
         try:
             # The end of its input ends it when it is idle; in the middle of a block it must be stopped.
             self._process.wait(timeout=5 if kind is None else 0)

@@ -10,7 +10,7 @@ import pytest
 from modelyard.domain.measurement import ClientHealth, Validity
 from modelyard.profile.statistics import BlockSummary, summarise
 from modelyard.profile.verdicts import Circumstances, Rules, judge, saturation_signs
-from tests.unit.profile.builders import queue_block
+from tests.unit.profile.builders import block, fifo, queue_block
 
 GOOD = BlockSummary(
     requests=1000,
@@ -120,6 +120,15 @@ def test_one_stall_in_one_block_is_not_saturation():
     stalled = dataclasses.replace(GOOD, p99_growth=60.0, in_flight_growth=10.0)
     assert not verdict([GOOD, GOOD, stalled, GOOD, GOOD]).saturated
     assert verdict([stalled] * 5).saturated
+
+
+def test_a_stall_in_the_middle_of_the_only_block_is_not_saturation():
+    arrivals = np.arange(1000) / 500
+    services = np.full(1000, 0.0005)
+    services[400] = 0.3
+    stalled = summarise(block(arrivals, fifo(arrivals, services)), open_loop=True, timeout_s=10)
+    assert stalled.p99_ms > 250
+    assert saturation_signs([stalled], Rules()) == []
 
 
 def test_a_closed_loop_is_never_called_saturated():
