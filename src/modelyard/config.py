@@ -50,7 +50,7 @@ class Settings:
         return self.home / "work"
 
     def prepare(self) -> None:
-        """Make the data directory. Raises InvalidInput where there can be none, BackendFailed where the disk says no."""
+        """Make the data directory. Raises InvalidInput where none can be, BackendFailed where the disk says no."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -18,7 +18,7 @@ from modelyard.domain.artifacts import (
 )
 from modelyard.domain.configuration import Slo
 from modelyard.domain.decision import Decision
-from modelyard.domain.errors import Conflict, NotFound
+from modelyard.domain.errors import Conflict, InvalidInput, NotFound
 from modelyard.domain.measurement import Measurement, Validity
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Workload
@@ -181,3 +181,18 @@ def test_decisions_are_kept_in_order_and_go_with_their_version(place: Place) -> 
     place.hub.versions.delete(ref("digits"))
     again = place.register(content=b"other weights")
     assert place.hub.decisions.list(ref(again.ref)) == []
+
+
+def test_the_beginning_of_an_id_is_enough_where_only_one_begins_so(database_place: Place) -> None:
+    version = database_place.register()
+    records = database_place.hub.measurements
+    kept = {
+        name: records.record(replace(_measured(version), id=name), None) for name in ("msr-aa1", "msr-aa2", "m_r-x1")
+    }
+    assert records.get("m_r-x1") == records.get("m_r-x1"[:6]) == kept["m_r-x1"]
+    assert records.get("msr-aa1") == kept["msr-aa1"]
+    with pytest.raises(InvalidInput, match="msr-aa1, msr-aa2"):
+        records.get("msr-aa")
+    for unknown in ("msr-a", "msr-ab", "m%r-aa", "______"):
+        with pytest.raises(NotFound):
+            records.get(unknown)

@@ -73,6 +73,13 @@ def test_search_follows_updates_and_deletes(filled: Place) -> None:
     assert search(VersionQuery(format="onnx")).items == ()
 
 
+@pytest.mark.parametrize("stored", ["sklearn", "scikit-learn"])
+@pytest.mark.parametrize("asked", ["sklearn", "scikit-learn", "Scikit-Learn"])
+def test_a_framework_is_found_by_each_of_its_spellings(database_place: Place, stored: str, asked: str) -> None:
+    database_place.register("trees", b"1", framework=stored)
+    assert [v.ref for v in database_place.hub.versions.search(VersionQuery(framework=asked)).items] == ["trees:1"]
+
+
 @pytest.mark.parametrize(
     "query", [{}, {"tags": ("all",)}, {"text": "digits"}, {"metrics": (MetricFilter("f1", ">", 0),)}]
 )

@@ -134,6 +134,15 @@ def test_update_changes_only_what_is_given(place: Place) -> None:
     assert place.hub.versions.get(ref("digits:1")) == after
 
 
+def test_a_new_license_is_an_spdx_expression(database_place: Place) -> None:
+    database_place.register()
+    update = database_place.hub.versions.update
+    assert update(ref("digits:1"), DescriptionChanges(license="apache-2.0")).description.license == "Apache-2.0"
+    with pytest.raises(InvalidInput, match="SPDX"):
+        update(ref("digits:1"), DescriptionChanges(license="free for all"))
+    assert update(ref("digits:1"), DescriptionChanges(license="")).description.license == ""
+
+
 def test_the_path_of_a_missing_file_is_named_and_nothing_is_kept(place: Place) -> None:
     files = place.files() | {"net/model.py": Path("/nowhere/net.py")}
     with pytest.raises(InvalidInput, match=r"/nowhere/net\.py"):

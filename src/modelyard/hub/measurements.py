@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Select, insert, select
 
-from modelyard.domain.errors import Conflict, NotFound
+from modelyard.domain.errors import Conflict, InvalidInput, NotFound
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef
 from modelyard.hub.cache import Cache
@@ -19,6 +19,9 @@ from modelyard.hub.records import content_digest, from_json, lock_model, timesta
 from modelyard.hub.schema import measurements, versions
 from modelyard.hub.values import Clock, MeasurementQuery
 from modelyard.hub.vault import Vault
+
+_LEAST_PREFIX = 6
+_MOST_TOLD = 5
 
 
 class Measurements:
@@ -57,12 +60,18 @@ class Measurements:
         return present or new
 
     def get(self, measurement_id: str) -> Measurement:
-        """The measurement with this id. Raises NotFound."""
+        """The measurement with this id, or the only one whose id begins so (six characters at least).
+
+        Raises NotFound; InvalidInput where several begin so.
+        """
         with self._database.read() as connection:
             found = _get(connection, measurement_id)
+            if found is None and len(measurement_id) >= _LEAST_PREFIX:
+                found = _only_with_prefix(connection, measurement_id)
         if found is None:
             raise NotFound(
-                f"there is no measurement '{measurement_id}'", hint="run `yard models show <model>` to see them"
+                f"there is no measurement '{measurement_id}'",
+                hint=f"yard measurements ls REF shows the ids; their first {_LEAST_PREFIX} characters may do",
             )
         return found
 
@@ -94,6 +103,20 @@ def _get(connection: Connection, measurement_id: str) -> Measurement | None:
     query = select(measurements.c.body).where(measurements.c.id == measurement_id)
     body = connection.execute(query).scalar()
     return None if body is None else from_json(body, Measurement)
+
+
+def _only_with_prefix(connection: Connection, prefix: str) -> Measurement | None:
+    begins = measurements.c.id.startswith(prefix, autoescape=True)
+    query = select(measurements.c.id).where(begins).order_by(measurements.c.id).limit(_MOST_TOLD + 1)
+    ids = [str(row[0]) for row in connection.execute(query)]
+    if len(ids) > 1:
+        more = ", ..." if len(ids) > _MOST_TOLD else ""
+        raise InvalidInput(
+            f"the ids of several measurements begin with '{prefix}'",
+            why=", ".join(ids[:_MOST_TOLD]) + more,
+            hint="write more of the id",
+        )
+    return _get(connection, ids[0]) if ids else None
 
 
 def _insert(connection: Connection, row: int, new: Measurement, samples_bytes: int) -> None:

@@ -17,6 +17,7 @@ from modelyard.hub.records import load_versions
 from modelyard.hub.schema import models, version_labels, version_metrics, versions
 from modelyard.hub.values import Page, VersionQuery
 from modelyard.hub.words import matching
+from modelyard.manifest import framework_name
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
@@ -106,7 +107,7 @@ def _statement(
 
 
 def _equalities(query: VersionQuery) -> list[ColumnElement[bool]]:
-    wanted = ((versions.c.task, query.task), (versions.c.framework, query.framework))
+    wanted = ((versions.c.task, query.task), (versions.c.framework, framework_name(query.framework)))
     return [column == value for column, value in wanted if value]
 
 

@@ -51,6 +51,7 @@ from modelyard.hub.values import (
 )
 from modelyard.hub.vault import Vault
 from modelyard.hub.words import index_words
+from modelyard.manifest import check_license, framework_name
 
 _MAX_TERM = 256  # of what is indexed as a whole: tags, task, framework, metric names
 
@@ -138,6 +139,7 @@ class Versions:
             version = load_version(connection, ref)
             row = version_id(connection, ref)
             new = replace(version.description, **{name: value for name, value in given.items() if value is not None})
+            new = replace(new, license=new.license if changes.license is None else check_license(changes.license))
             _check_tags(new)
             mine = version_details.c.version_id == row
             connection.execute(update(version_details).where(mine).values(description=to_json(new)))
@@ -199,7 +201,7 @@ class Versions:
             "number": number,
             "digest": digest,
             "task": definition.task,
-            "framework": definition.framework,
+            "framework": framework_name(definition.framework),
             "source_artifact": source.id,
             "created_at": now,
         }

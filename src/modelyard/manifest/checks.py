@@ -66,7 +66,8 @@ class _Build:
             raise Rejected(
                 f"'{self.untrusted}' is a pickle, which runs code when it is loaded",
                 why="neither the manifest nor the command trusts it",
-                hint="save it with skops.io.dump (.skops), or add 'trust: true' to the source if you made this file",
+                hint="save it with skops.io.dump (.skops), or allow it with `--trust`, or `trust: true` in the "
+                "source, if you know who made it",
             )
         definition = Definition(
             name=manifest.name,

@@ -53,12 +53,18 @@ _EXTRAS = {"pytorch": "torch", "xgboost": "sklearn", "lightgbm": "sklearn"}
 _FRAMEWORK = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)\s*(.*)", re.DOTALL)
 
 
+def framework_name(text: str) -> str:
+    """The one name of a framework that has several spellings (`scikit-learn`: `sklearn`); any other as it is."""
+    name = _SPELLINGS.get(text.lower(), text.lower())
+    return name if name in _DISTRIBUTIONS else text
+
+
 def parse_framework(text: str) -> tuple[str, str]:
     """Split `pytorch>=2.9,<3` into the framework's name and the version constraint. Raises InvalidInput."""
     match = _FRAMEWORK.fullmatch(text)
     if not match:
         raise InvalidInput(f"'{text}' is not a framework", hint="write e.g. pytorch or pytorch>=2.9,<3")
-    name = _SPELLINGS.get(match[1].lower(), match[1].lower())
+    name = framework_name(match[1]).lower()
     if name not in _DISTRIBUTIONS:
         raise InvalidInput(f"unknown framework '{match[1]}'{nearest(name, _DISTRIBUTIONS)}")
     constraint = match[2].strip()

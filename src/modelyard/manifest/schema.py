@@ -46,13 +46,21 @@ def _framework(text: str) -> str:
     return text
 
 
-def _license(text: str) -> str:
+def check_license(text: str) -> str:
+    """The SPDX license expression `text` in its canonical spelling; empty: none. Raises InvalidInput."""
     try:
         return str(canonicalize_license_expression(text)) if text else text
     except InvalidLicenseExpression as error:
-        raise ValueError(
-            f"'{text}' is not an SPDX license expression; write e.g. Apache-2.0, or LicenseRef-Proprietary"
+        raise InvalidInput(
+            f"'{text}' is not an SPDX license expression", hint="write e.g. Apache-2.0, or LicenseRef-Proprietary"
         ) from error
+
+
+def _license(text: str) -> str:
+    try:
+        return check_license(text)
+    except InvalidInput as error:
+        raise _told(error) from error
 
 
 def _sha256(text: str) -> str:
