@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelyard.convert import ConversionService, Converters, Evidence
+from modelyard.convert import ConversionService, Converters, Evidence, Limits
 from modelyard.domain.artifacts import SKLEARN, LocalArtifact
-from modelyard.domain.errors import InvalidInput, Rejected
+from modelyard.domain.errors import BackendFailed, InvalidInput, Rejected
 from modelyard.domain.tensors import Datatype, Signature
 from modelyard.runtimes import Runtimes
 from tests.integration.convert_models import LINEAR, artifact, dataset, eager, linear_onnx, spec
@@ -28,6 +28,9 @@ def build():
     net.scale = nn.Parameter(torch.ones(1))
     return net
 """
+
+
+THREE = Signature((spec("x", Datatype.FP32, 3),), (spec("y", Datatype.FP32, 3),))
 
 
 @pytest.fixture
@@ -139,6 +142,7 @@ def test_a_pickle_is_refused_and_never_opened_without_trust(
     source = artifact(tmp_path / "source", name, SKLEARN, LINEAR)
     with pytest.raises(Rejected) as caught:
         service.verify_source(source, Evidence())
+    assert "--trust" in caught.value.hint
     assert "trust: true" in caught.value.hint
     assert not (tmp_path / "source" / "canary").exists()
 
@@ -156,11 +160,42 @@ def test_a_trusted_pickle_runs_only_in_the_sandbox(service: ConversionService, t
     assert not canary.exists() or landlock_abi() < 1
 
 
+def test_a_state_dict_that_runs_code_is_rejected(service: ConversionService, tmp_path: Path) -> None:
+    import torch
+
+    made = eager(tmp_path / "source", SQUARE, THREE)
+    torch.save({"scale": _Bomb(tmp_path / "canary")}, tmp_path / "source" / "weights.pt")
+    with pytest.raises(Rejected) as caught:
+        service.verify_source(replace(made, entry="weights.pt"), Evidence())
+    assert "safetensors" in caught.value.hint
+
+
+def test_a_source_that_ends_its_process_shows_its_last_words(service: ConversionService, tmp_path: Path) -> None:
+    code = "import os, sys\n\ndef build():\n    print('no licence file found', flush=True)\n    os._exit(3)\n"
+    made = eager(tmp_path / "source", SQUARE, THREE)
+    (tmp_path / "source" / "net.py").write_text(code)
+    with pytest.raises(BackendFailed) as caught:
+        service.verify_source(made, Evidence())
+    assert "no licence file found" in caught.value.why
+    assert "conversion's log" not in caught.value.hint
+
+
+def test_a_hanging_source_is_stopped_at_the_setting_that_the_hint_names(tmp_path: Path) -> None:
+    made = eager(tmp_path / "source", SQUARE, THREE)
+    (tmp_path / "source" / "net.py").write_text("import time\n\ndef build():\n    time.sleep(600)\n")
+    limits = Limits(convert_s=3.0)
+    with (
+        ConversionService(Runtimes.discover(), Converters.discover(), tmp_path / "work", limits) as service,
+        pytest.raises(BackendFailed, match="after 3 s") as caught,
+    ):
+        service.verify_source(made, Evidence())
+    assert "MODELYARD_CONVERT_TIMEOUT_S" in caught.value.hint
+
+
 def test_an_eager_factory_runs_only_in_the_child(
     service: ConversionService, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    signature = Signature((spec("x", Datatype.FP32, 3),), (spec("y", Datatype.FP32, 3),))
-    source = eager(tmp_path / "source", SQUARE, signature)
+    source = eager(tmp_path / "source", SQUARE, THREE)
     assert service.verify_source(source, Evidence()).runtime == "torch"
     assert "factory ran" not in capfd.readouterr().out
     with pytest.raises(Rejected):

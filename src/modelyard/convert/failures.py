@@ -23,10 +23,12 @@ HINTS: dict[FailureClass, str] = {
     FailureClass.NO_ROUTE: "see `yard convert --help` for the targets that this source format can reach",
     FailureClass.INVALID_MODEL: "check that the file loads in its own framework and matches the manifest's signature",
     FailureClass.UNTRUSTED: "store the model in a safe format (skops, safetensors, .ubj), or allow it with "
-    "`trust: true` if you know who made it",
+    "`--trust` or `trust: true` if you know who made it",
     FailureClass.NO_CALIBRATION_DATA: "add `dataset:` to the manifest, or samples, so that int8 ranges can be measured",
-    FailureClass.OUT_OF_MEMORY: "raise the conversion's memory limit, or convert on a larger machine",
-    FailureClass.TIMED_OUT: "raise the conversion's time limit, or choose another target format",
+    FailureClass.OUT_OF_MEMORY: "raise MODELYARD_CONVERT_MEMORY_BYTES, the memory limit of one conversion, or convert "
+    "on a larger machine",
+    FailureClass.TIMED_OUT: "raise MODELYARD_CONVERT_TIMEOUT_S, the time limit of one conversion, or choose another "
+    "target format",
     FailureClass.CRASHED: "the converter itself broke: see the log, try another version of it or another target",
     FailureClass.CONVERTER_ERROR: "see the conversion's log for the traceback",
     FailureClass.UNSUPPORTED_DEVICE: "convert on a machine whose CPU has the feature, or choose another precision",

@@ -26,6 +26,19 @@ _DATASET_S = 20.0
 """Seconds a child spends on dataset rows at most; what it has run by then is compared."""
 
 
+_LOG_LINES = 12
+"""Lines of a failing source's log in the error: at registration there is no conversion whose log one could read."""
+_NOT_THE_MODEL = frozenset(
+    {
+        FailureClass.TIMED_OUT,
+        FailureClass.OUT_OF_MEMORY,
+        FailureClass.MISSING_DEPENDENCY,
+        FailureClass.UNTRUSTED,
+    }
+)
+"""Failures of a source whose own hint says what to do; the others' hints speak of conversions."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceRun:
     """The source's answers to the cases."""
@@ -111,10 +124,15 @@ class Prover:
             raise _as_error(report.problem.leaf, report.problem.what, report.problem.why, report.problem.hint)
         failure = failures.of_report(report)
         if failure or not (report.answer and report.answer.ran):
+            detail = failure.detail if failure else "its process gave no answer"
+            last = "\n".join(report.log.rstrip().splitlines()[-_LOG_LINES:])
             raise BackendFailed(
                 "the source model cannot be run",
-                why=failure.detail if failure else "its process gave no answer",
-                hint=failure.hint if failure else "see the log",
+                why=f"{detail}\nthe last lines of its log:\n{last}" if last else detail,
+                hint=failure.hint
+                if failure and failure.failure in _NOT_THE_MODEL
+                else "load and call it by itself "
+                "in Python; if that works, check inputs and outputs in the manifest against it",
             )
         ran = report.answer.ran
         return SourceRun(tuple(_case_runs(ran, outputs)), ran.repeatable, ran.load_s, runtime)

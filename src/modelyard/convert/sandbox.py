@@ -30,12 +30,19 @@ _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one child: seconds to convert, seconds to run, resident bytes of its whole process tree, log bytes."""
+    """Bounds of one child: seconds to convert, seconds to run, resident bytes of its whole process tree, log bytes.
+
+    `run_s` 0: as long as a conversion, so that one setting bounds both and raising it helps both.
+    """
 
     convert_s: float = 300.0
-    run_s: float = 120.0
+    run_s: float = 0.0
     memory_bytes: int = 8 << 30
     log_bytes: int = 256 << 10
+
+    def __post_init__(self) -> None:
+        if not self.run_s:
+            object.__setattr__(self, "run_s", self.convert_s)
 
 
 class End(StrEnum):

@@ -152,6 +152,6 @@ def _check_source(source: LocalArtifact) -> None:
     if entry.suffix in _PICKLES and not source.trusted:
         raise Rejected(
             f"'{source.entry}' is a pickle, which runs code when it is opened",
-            hint="store it with skops (scikit-learn), safetensors (PyTorch) or .ubj (XGBoost), or set `trust: true` "
-            "in the manifest if you know who made it",
+            hint="store it with skops (scikit-learn), safetensors (PyTorch) or .ubj (XGBoost), or allow it with "
+            "`--trust` or `trust: true` in the manifest if you know who made it",
         )

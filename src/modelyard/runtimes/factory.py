@@ -16,7 +16,7 @@ from modelyard.domain.errors import InvalidInput, Rejected
 from modelyard.runtimes.loading import summary
 
 _IMPORTING: Final = threading.RLock()  # sys.path and sys.modules belong to the whole process
-_TRUST_HINT: Final = "if you trust the author, allow code: `trust: true` in the manifest's source"
+_TRUST_HINT: Final = "if you trust the author, allow code with `--trust`, or `trust: true` in the manifest's source"
 
 
 def build_from_factory(artifact: LocalArtifact) -> Any:

@@ -30,9 +30,8 @@ from modelyard.runtimes.tabular import (
 NAME: Final = "sklearn"
 _HINT: Final = "save the estimator with skops.io.dump(estimator, 'model.skops')"
 _PICKLES: Final = (".joblib", ".pkl", ".pickle")
-_TRUST_HINT: Final = (
-    "if you trust the author, allow code: `trust: true` in the manifest's source; or save it with skops"
-)
+_TRUST_HINT: Final = "if you trust the author, allow code with `--trust`, or `trust: true` in the manifest's source; "
+    "or save it with skops"
 
 
 class SklearnRuntime:
@@ -94,7 +93,7 @@ def load_estimator(artifact: LocalArtifact) -> Any:
         if unknown and not artifact.trusted:
             raise Rejected(
                 f"'{artifact.entry}' contains types that are not known to be safe: {', '.join(unknown[:5])}",
-                hint="if you trust the author, allow code: `trust: true` in the manifest's source",
+                hint="if you trust the author, allow code with `--trust`, or `trust: true` in the manifest's source",
             )
         return skops.io.load(path, trusted=listed)
 

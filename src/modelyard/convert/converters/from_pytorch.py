@@ -108,7 +108,7 @@ def _module(torch: Any, artifact: LocalArtifact, signature: Signature) -> Any:
                 return result
             return result[0] if len(result) == 1 else tuple(result)
 
-        def train(self, mode: bool = True) -> Any:
+        def train(self, mode: bool = True) -> Any:  # noqa: ARG002
             """Stay as loaded, in evaluation mode: exporters switch it, and an exported program's module refuses."""
             return self
 
