@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from modelyard.domain.errors import InvalidInput, Rejected
 
-_HINT: Final = "if you trust the author, allow code: `trust: true` in the manifest's source"
+_WANTS_CODE: Final = re.compile(r"GLOBAL (\S+)|an only (?:create new object|build) |call reduce for")
+_HINT: Final = "if you trust the author, allow code with `--trust`, or `trust: true` in the manifest's source"
 _PLAIN: Final = re.compile(
     r"archive_format|archive_version|version|byteorder|\.data/.*|\.format_version|\.storage_alignment|extra/.*|"
     r"data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/\w+_config\.json|models/[\w.-]+\.json|"
@@ -111,9 +112,20 @@ def _pickle_danger(name: str, content: bytes) -> str:
 
     try:
         torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except pickle.UnpicklingError as error:
+        return f"{name} needs unpickling ({wants_code(error) or 'it is damaged'})"
+    except (RuntimeError, EOFError) as error:
         return f"{name} needs unpickling ({str(error).strip().splitlines()[0][:120]})"
     return ""
+
+
+def wants_code(error: pickle.UnpicklingError) -> str:
+    """What a file asks PyTorch's safe unpickler for that could run code; empty where it is merely damaged.
+
+    PyTorch's own text is not to be shown: it advises to open the file unsafely.
+    """
+    found = _WANTS_CODE.search(str(error))
+    return "" if found is None else found[1] or "an object or a call that is not allowed"
 
 
 def _program_danger(program: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.domain.artifacts import PYTORCH_EAGER, PYTORCH_EXPORTED, TORCHSCRIPT, LocalArtifact, Precision
-from modelyard.domain.errors import BackendFailed, InvalidInput
+from modelyard.domain.errors import BackendFailed, InvalidInput, Rejected
 from modelyard.domain.tensors import Datatype, Dim, Signature, Tensors, TensorSpec
 from modelyard.runtimes.factory import build_from_factory
 from modelyard.runtimes.loading import (
@@ -26,7 +27,7 @@ from modelyard.runtimes.loading import (
 )
 from modelyard.runtimes.ports import Availability, RuntimeOptions
 from modelyard.runtimes.predictor import CheckedPredictor, Run
-from modelyard.runtimes.pt2 import check_exported_program
+from modelyard.runtimes.pt2 import check_exported_program, wants_code
 
 NAME: Final = "torch"
 _PRECISIONS: Final = (Precision.FP32, Precision.FP64, Precision.INT8)
@@ -103,7 +104,10 @@ def load_exported(artifact: LocalArtifact) -> Any:
 
 
 def load_state(module: Any, path: Path) -> None:
-    """Fill a module from a state dict: `.safetensors`, or a torch file opened with `weights_only=True`."""
+    """Fill a module from a state dict: `.safetensors`, or a torch file opened with `weights_only=True`.
+
+    Raises Rejected if the file needs more than that, InvalidInput if it is damaged.
+    """
     if path.suffix == ".safetensors":
         import safetensors.torch
 
@@ -111,7 +115,19 @@ def load_state(module: Any, path: Path) -> None:
         return
     import torch
 
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its text advises to open the file unsafely: not passed on
+        if wanted := wants_code(error):
+            raise Rejected(
+                f"'{path.name}' could run code when it is loaded",
+                why=f"it holds more than tensors: {wanted}",
+                hint="store the weights with safetensors.torch.save_file(module.state_dict(), 'weights.safetensors')",
+            ) from None
+        raise InvalidInput(
+            f"'{path.name}' is no state dict", why="it is damaged or of another kind", hint=_HINTS[PYTORCH_EAGER]
+        ) from None
+    module.load_state_dict(state, strict=True)
 
 
 def read_signature(artifact: LocalArtifact) -> Signature | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from dataclasses import replace
@@ -220,6 +221,38 @@ def test_weights_that_do_not_fit_the_factory_are_named(tmp_path: Path) -> None:
     assert "state dict" in caught.value.hint
 
 
+class Bomb:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (str(self.canary),))
+
+
+@pytest.mark.parametrize("extra", ["call", "object"])
+def test_a_state_dict_that_runs_code_is_refused_in_our_words(tmp_path: Path, extra: str) -> None:
+    made = replace(eager(tmp_path, "import torch\ndef build(): return torch.nn.Linear(2, 2)\n", ONE_IN), entry="w.pt")
+    canary = tmp_path / "canary"
+    torch.save({"weight": Bomb(canary) if extra == "call" else Path("x")}, tmp_path / "w.pt")
+    with pytest.raises(Rejected, match="could run code") as caught:
+        TorchRuntime().load(made, RuntimeOptions())
+    assert ("mkdir" if extra == "call" else "pathlib") in caught.value.why
+    assert "weights_only" not in f"{caught.value} {caught.value.hint}"
+    assert "safetensors" in caught.value.hint
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("content", [b"these are no weights", b"\x80\x02\xff."])
+def test_a_damaged_state_dict_is_invalid_without_advice_to_open_it_unsafely(tmp_path: Path, content: bytes) -> None:
+    made = replace(eager(tmp_path, "import torch\ndef build(): return torch.nn.Linear(2, 2)\n", ONE_IN), entry="w.pt")
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(InvalidInput) as caught:
+        TorchRuntime().load(made, RuntimeOptions())
+    assert "weights_only" not in f"{caught.value} {caught.value.hint}"
+
+
 def test_tied_weights_load(tmp_path: Path) -> None:
     code = (
         "import torch\n"
@@ -238,19 +271,3 @@ def test_tied_weights_load(tmp_path: Path) -> None:
     predictor = TorchRuntime().load(eager(tmp_path, code, ONE_IN, module), RuntimeOptions())
     expected = module(torch.from_numpy(ONES)).detach().numpy()
     np.testing.assert_allclose(predictor.predict({"x": ONES})["y"], expected, rtol=1e-6)
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-def test_a_pickled_state_dict_runs_nothing(tmp_path: Path) -> None:
-    made = eager(tmp_path, "import torch\ndef build(): return torch.nn.Linear(2, 2)\n", ONE_IN)
-    torch.save({"weight": Bomb(tmp_path / "ran")}, tmp_path / "w.pt")
-    with pytest.raises(InvalidInput):
-        TorchRuntime().load(replace(made, entry="w.pt"), RuntimeOptions())
-    assert not (tmp_path / "ran").exists()
