@@ -221,6 +221,14 @@ def test_a_supervisor_told_to_end_leaves_a_stopped_service(yard: ProcessEngine, 
     assert yard.gc() == ["digits"]
 
 
+def test_gc_takes_a_stopped_service_whose_supervisor_is_just_ending(yard: ProcessEngine, state_dir: Path) -> None:
+    yard.start("digits", spec(), 1, probe)
+    state = state_dir / "digits" / "state.json"
+    state.write_text(state.read_text().replace('"state":"ready"', '"state":"stopped"', 1))  # said, and not yet gone
+    assert yard.gc() == ["digits"]
+    assert processes_of(state_dir) == []
+
+
 def test_gc_leaves_what_runs(yard: ProcessEngine) -> None:
     endpoint = yard.start("digits", spec(), 1, probe)
     assert yard.gc() == []

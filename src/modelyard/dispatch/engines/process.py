@@ -170,7 +170,12 @@ class ProcessEngine:
 
     def gc(self, *, dry_run: bool = False) -> list[str]:
         """Remove what crashed and half-started services left; returns the names of what was (or would be) removed."""
-        dead = [s.name for s in self.services() if s.state in _OVER and not self._supervised(s.name)]
+        # STOPPED is a supervisor's last word, said when all else has ended; `stop` waits until it is gone as well.
+        dead = [
+            s.name
+            for s in self.services()
+            if s.state is ServiceState.STOPPED or (s.state is ServiceState.FAILED and not self._supervised(s.name))
+        ]
         if not dry_run:
             for name in dead:
                 self.stop(name)
