@@ -30,8 +30,10 @@ from modelyard.runtimes.tabular import (
 NAME: Final = "sklearn"
 _HINT: Final = "save the estimator with skops.io.dump(estimator, 'model.skops')"
 _PICKLES: Final = (".joblib", ".pkl", ".pickle")
-_TRUST_HINT: Final = "if you trust the author, allow code with `--trust`, or `trust: true` in the manifest's source; "
+_TRUST_HINT: Final = (
+    "if you trust the author, allow code with `--trust`, or `trust: true` in the manifest's source; "
     "or save it with skops"
+)
 
 
 class SklearnRuntime:
