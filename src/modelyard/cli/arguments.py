@@ -50,6 +50,21 @@ def size(text: str, option: str) -> int:
     return value
 
 
+def ports(http: int, grpc: int) -> None:
+    """Raise InvalidInput where both ports are the same one."""
+    if http and http == grpc:
+        raise InvalidInput(
+            f"--port and --grpc-port are both {http}", hint="give two ports, or leave one out: a free one is taken"
+        )
+
+
+def service_name(text: str | None) -> str | None:
+    """The name given for a service, checked before any work is done for it."""
+    from modelyard.domain.versions import check_name
+
+    return text if text is None else check_name(text, "service")
+
+
 def manifest_or_ref(text: str) -> Path | str:
     """A manifest's path (also the folder that holds `model.yaml`), or a reference such as `digits:3`."""
     path = Path(text)

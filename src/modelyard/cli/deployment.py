@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -42,11 +43,12 @@ def deploy(
     from modelyard.domain.configuration import Batching
     from modelyard.workflow.values import DeployRequest
 
+    arguments.ports(port, grpc_port)
     batching = None
     if max_batch is not None or max_delay_us is not None:
         batching = Batching(max_batch or 1, max_delay_us or 0)
     request = DeployRequest(
-        name=name,
+        name=arguments.service_name(name),
         target=Target.parse(target) if target else None,
         runtime=runtime,
         threads=threads,
@@ -58,6 +60,9 @@ def deploy(
         grpc_port=grpc_port,
         replace=replace,
     )
+    cores = len(os.sched_getaffinity(0))
+    if threads is not None and threads > cores:
+        session.output.warn(f"{threads} threads on {cores} cores: they take turns, which costs latency")
     with session.yard() as yard, session.listener() as listener:
         service = yard.deploy(ref, request, listener=listener)
     session.output.emit("service", service, lambda: tables.deployed(service))

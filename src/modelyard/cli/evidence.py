@@ -14,6 +14,9 @@ from modelyard.cli.layout import FAINT, GOOD, interval, money, number, seconds, 
 from modelyard.domain.artifacts import Conversion, Equivalence, Outcome
 from modelyard.domain.measurement import Measurement, Validity
 
+SHORT_ID: Final = 12
+"""Characters of a measurement's id in tables; every command takes so short a one."""
+
 _FIGURES: Final = re.compile(r"\d+(\.\d+)?")
 
 
@@ -37,7 +40,8 @@ def conversions(found: Sequence[Conversion]) -> RenderableType:
     shown = table(
         ("target", "outcome", "max error", "same answer", only or "metric", "took", "route"),
         rows,
-        right="  >> > ",
+        right=" =>> > ",
+        spare=("route", "took", "same answer", "max error"),
         empty="no conversions",
     )
     refused = _reasons([c for _, c in ordered])
@@ -106,7 +110,8 @@ def measurements(
             table(
                 ("configuration", "req/s", "p50 ms", "p95 ms", "p99 ms", "memory\ncores", cost, "verdict"),
                 rows,
-                right=" >>>>>> ",
+                right=" >>>>>>=",
+                spare=("p95 ms", "memory\ncores", "p50 ms", "req/s"),
                 empty="",
             ),
         ]
@@ -128,7 +133,7 @@ def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
         name.append(f" ({mark})", style=GOOD if mark == "chosen" else "")
     name.append(f"\n{knobs}", style=FAINT)
     if ids:
-        name.append(f"\n{m.id}", style=FAINT)
+        name.append(f"\n{m.id[:SHORT_ID]}", style=FAINT)
     verdict = f"{m.verdict.validity}" + (",\nsaturated" if m.verdict.saturated else "")
     return (
         name,
@@ -136,7 +141,7 @@ def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
         shown(number(i.p50_ms.value)),
         shown(number(i.p95_ms.value)),
         shown(interval(i.p99_ms)),
-        f"{size(i.memory_rss_bytes)}\n{i.cpu_cores:.2g}",
+        f"{size(i.memory_rss_bytes)}\n{number(i.cpu_cores)}",
         shown(money(i.cost_per_million)),
         word(verdict),
     )

@@ -31,7 +31,7 @@ MEANING: Final[dict[int, str]] = {
     OK: "done",
     FAILURE: "something underneath failed, or a bug in Modelyard",
     USAGE: "the command line, a manifest or another input is wrong",
-    NOT_FOUND: "a named model, version, alias, artifact, measurement, service or file does not exist",
+    NOT_FOUND: "a named model, version, alias, tag, artifact, measurement, service or file does not exist",
     REJECTED: "a gate said no: nothing proven equal, a target rejected, the SLO missed, an untrusted file refused",
     UNAVAILABLE: "not possible here and now: overloaded, not ready, not installed, a name or port is taken",
     INTERRUPTED: "Ctrl-C; what was finished is kept",
@@ -102,8 +102,9 @@ def of_os_error(error: OSError) -> ModelyardError | None:
     """The failures of a disk that need no bug report, as a known error; None for any other."""
     where = str(error.filename or "")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = str(error.filename2 or where)  # a failed copy names its source first
         return BackendFailed(
-            f"the disk is full{' at ' + where if where else ''}",
+            f"the disk is full{' at ' + full if full else ''}",
             hint="make room ('yard gc' removes what nothing refers to) or set MODELYARD_HOME to another disk",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from modelyard.domain.figures import figure
 from modelyard.domain.measurement import Interval
 
 GOOD: Final = "green"
 BAD: Final = "red"
 DOUBTFUL: Final = "yellow"
 FAINT: Final = "dim"
+_UNBOUNDED: Final = 10_000
 STYLES: Final = {
     "proven": GOOD,
     "source": GOOD,
@@ -42,16 +46,55 @@ def word(text: object) -> Text:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, right: str = "", empty: str
+    columns: Sequence[str],
+    rows: Iterable[Sequence[RenderableType]],
+    *,
+    right: str = "",
+    empty: str,
+    spare: Sequence[str] = (),
 ) -> RenderableType:
-    """A table without frames; columns whose position in `right` is `>` are right-aligned. No rows: the line `empty`."""
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for i, column in enumerate(columns):
-        to_right = right[i : i + 1] == ">"
-        shown.add_column(column, justify="right" if to_right else "left", no_wrap=to_right, overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
-    return shown if shown.row_count else Text(empty, style=FAINT)
+    """A table without frames. No rows: the line `empty`.
+
+    Columns whose position in `right` is `>` are right-aligned, and like those with `=` never wrapped. Where there is
+    too little room, columns named in `spare` are left out, the first ones first, and told.
+    """
+    found = [tuple(row) for row in rows]
+    return _Fitting(tuple(columns), found, right, tuple(spare)) if found else Text(empty, style=FAINT)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table of as many of its columns as there is room for."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[RenderableType, ...]]
+    right: str
+    spare: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left_out: tuple[str, ...] = ()
+        shown = self._table(left_out)
+        for count in range(1, len(self.spare) + 1):
+            if Measurement.get(console, options.update(max_width=_UNBOUNDED), shown).minimum <= options.max_width:
+                break
+            left_out = self.spare[:count]
+            shown = self._table(left_out)
+        yield shown
+        if left_out:
+            names = ", ".join(name.replace("\n", ", ") for name in left_out)
+            yield Text(f"left out for want of room: {names}", style=FAINT)
+
+    def _table(self, left_out: Sequence[str]) -> Table:
+        shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        kept = [i for i, column in enumerate(self.columns) if column not in left_out]
+        for i in kept:
+            how = self.right[i : i + 1]
+            shown.add_column(
+                self.columns[i], justify="right" if how == ">" else "left", no_wrap=how in (">", "="), overflow="fold"
+            )
+        for row in self.rows:
+            shown.add_row(*(row[i] for i in kept))
+        return shown
 
 
 def facts(rows: Iterable[tuple[str, RenderableType]]) -> RenderableType:
@@ -71,14 +114,8 @@ def section(title: str, *body: RenderableType) -> RenderableType:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, no exponent between a thousandth and a million; `-` where there is none."""
-    if value is None or math.isnan(value):
-        return "-"
-    if value == 0:
-        return "0"
-    if not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.2g}"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    """As `figure`; `-` where there is none."""
+    return "-" if value is None or math.isnan(value) else figure(value)
 
 
 def interval(value: Interval | None) -> str:

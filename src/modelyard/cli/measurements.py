@@ -9,7 +9,7 @@ import typer
 from modelyard.cli.command import command, group
 from modelyard.cli.session import Session
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="A measurement's id, as `ls` shows it.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A measurement's id as `ls` shows it, or its beginning.")]
 
 
 def ls(

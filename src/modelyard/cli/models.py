@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +132,9 @@ def update(
     with session.yard() as yard:
         tags = None
         if add_tag or remove_tag:
-            kept = [t for t in yard.hub.versions.get(parsed).description.tags if t not in (remove_tag or ())]
+            present = yard.hub.versions.get(parsed).description.tags
+            _check_removable(ref, remove_tag or (), present)
+            kept = [t for t in present if t not in (remove_tag or ())]
             tags = tuple(dict.fromkeys([*kept, *(add_tag or ())]))
         changes = DescriptionChanges(
             description=description,
@@ -147,6 +150,14 @@ def update(
             )
         version = yard.hub.versions.update(parsed, changes)
     session.output.emit("version", version, lambda: f"updated {version.ref}")
+
+
+def _check_removable(ref: str, unwanted: Sequence[str], present: Sequence[str]) -> None:
+    unknown = [tag for tag in unwanted if tag not in present]
+    if unknown:
+        raise NotFound(
+            f"{ref} has no tag '{unknown[0]}'", hint=f"it has {', '.join(present)}" if present else "it has no tags"
+        )
 
 
 def _card(path: Path) -> str:

@@ -9,6 +9,7 @@ import typer
 from modelyard.cli import arguments
 from modelyard.cli.command import command
 from modelyard.cli.session import Session
+from modelyard.domain.errors import InvalidInput
 from modelyard.domain.workload import Arrival, Protocol
 
 
@@ -48,6 +49,7 @@ def profile(
     """
     from modelyard.workflow.values import ProfileRequest
 
+    _check_load(rate, closed, arrival)
     request = ProfileRequest(
         batches=arguments.counts(batch, "--batch"),
         targets=arguments.targets(target) if target else (),
@@ -70,7 +72,17 @@ def profile(
         measured = yard.profile(ref, request, listener=listener)
     from modelyard.cli import tables
 
-    session.output.emit("measurements", measured, lambda: tables.measurements(measured))
+    session.output.emit("measurements", measured, lambda: tables.measurements(measured, ids=True))
+
+
+def _check_load(rate: float | None, closed: int | None, arrival: Arrival | None) -> None:
+    """Raise InvalidInput for options that mean both kinds of loop, or one without its number."""
+    if rate is not None and closed is not None:
+        raise InvalidInput("--rate is an open loop, --closed a closed one", hint="give one of them")
+    if rate is None and arrival not in (None, Arrival.CLOSED):
+        raise InvalidInput(f"--arrival {arrival} needs --rate", hint=f"write e.g. --arrival {arrival} --rate 100")
+    if rate is not None and arrival is Arrival.CLOSED:
+        raise InvalidInput("a closed loop has no --rate", hint="leave out --rate, or --arrival closed")
 
 
 def add(app: typer.Typer) -> None:

@@ -43,13 +43,14 @@ def publish(
     from modelyard.domain.configuration import Slo
     from modelyard.workflow.values import PublishRequest
 
+    arguments.ports(port, grpc_port)
     source = arguments.manifest_or_ref(what)
     request = PublishRequest(
         slo=Slo.parse(slo) if slo else None,
         targets=arguments.words(to) if to else (),
         effort=effort,
         deploy=deploy,
-        name=name,
+        name=arguments.service_name(name),
         host=host,
         http_port=port,
         grpc_port=grpc_port,

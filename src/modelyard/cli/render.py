@@ -24,7 +24,7 @@ def publication(result: Publication, *, currency: str = "USD") -> RenderableType
         _head(result),
         section(_conversion_title(result), evidence.conversions(result.conversions)),
         section("Measured", _measured(result, currency)),
-        section("Chosen", _choice(result.choice, currency)),
+        section("Closest" if result.choice.met is False else "Chosen", _choice(result.choice, currency)),
         _service(result) if result.service else _no_service(result),
     )
 
@@ -85,7 +85,7 @@ def _choice(choice: Choice, currency: str) -> RenderableType:
             ("SLO", verdict),
             ("cost", _cost(chosen, currency)),
             ("naive", f"{naive.configuration.label}: {_cost(naive, currency)}" if naive else "not measured"),
-            ("saving", _saving(choice)),
+            ("saving", "" if choice.met is False else _saving(choice)),
         ]
     )
 
@@ -105,8 +105,8 @@ def _saving(choice: Choice) -> str | Text:
     if choice.chosen and choice.naive and choice.chosen.configuration == choice.naive.configuration:
         return "none: the naive deployment is the best that was found"
     if choice.cost_ratio < 1:
-        return f"none: it costs {1 / choice.cost_ratio:.2g}x as much per request as the naive deployment"
-    return Text(f"the naive deployment costs {choice.cost_ratio:.2f}x as much per request", style=GOOD)
+        return f"none: it costs {number(1 / choice.cost_ratio)}x as much per request as the naive deployment"
+    return Text(f"the naive deployment costs {number(choice.cost_ratio)}x as much per request", style=GOOD)
 
 
 def _service(result: Publication) -> RenderableType:
@@ -135,24 +135,34 @@ def _answer(result: Publication) -> str:
 def _no_service(result: Publication) -> RenderableType:
     ref = result.version.ref
     rows: list[tuple[str, RenderableType]] = [("report", result.report or ""), ("deploy it", f"yard deploy {ref}")]
-    if result.choice.met is False:
-        rows[1:] = [
-            ("try", f"a quiet machine or more samples: yard publish {ref} --effort thorough"),
-            ("or", f"another target: yard publish {ref} --slo 'p99 <= MS ms at RATE rps'"),
-            ("anyway", f"yard deploy {ref}"),
-        ]
-    return section("Not deployed", facts(rows))
+    if result.choice.met is not False:
+        return section("Not deployed", facts(rows))
+    rows[1:] = [
+        ("try", f"a quiet machine or more samples: yard publish {ref} --effort thorough"),
+        ("or", f"another SLO: yard publish {ref} --slo 'p99 <= MS ms at RATE rps'"),
+    ]
+    anyway = Text(_deploy_line(result), no_wrap=True, overflow="ignore")  # unwrapped, so that it can be copied
+    return Group(section("Not deployed", facts(rows)), "", Text("Deploy it anyway:", style="bold"), anyway)
 
 
-def endpoint_lines(service: Service) -> RenderableType:
-    """Where a service listens, how to look at it and stop it."""
-    return facts(
-        [
-            ("service", Text(service.name, style="bold")),
-            ("version", f"{service.model}:{service.version}"),
-            ("configuration", service.configuration.label),
-            ("HTTP", service.endpoint.url),
-            ("gRPC", service.endpoint.grpc_address or ""),
-            ("stop it", f"yard services stop {service.name}"),
-        ]
-    )
+def _deploy_line(result: Publication) -> str:
+    """The command that starts what came closest, as it was measured."""
+    line = f"yard deploy {result.version.ref}"
+    if result.choice.chosen is None:
+        return line
+    c = result.choice.chosen.configuration
+    line += f" --target {c.target} --runtime {c.runtime} --threads {c.threads} --replicas {c.replicas}"
+    line += f" --max-batch {c.batching.max_size}"
+    return line + (f" --max-delay-us {c.batching.max_delay_us}" if c.batching.max_delay_us else "")
+
+
+def endpoint_rows(service: Service) -> list[tuple[str, RenderableType]]:
+    """Where a service listens, how to look at it and stop it: rows of `facts`."""
+    return [
+        ("service", Text(service.name, style="bold")),
+        ("version", f"{service.model}:{service.version}"),
+        ("configuration", service.configuration.label),
+        ("HTTP", service.endpoint.url),
+        ("gRPC", service.endpoint.grpc_address or ""),
+        ("stop it", f"yard services stop {service.name}"),
+    ]

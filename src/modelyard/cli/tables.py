@@ -11,7 +11,7 @@ from rich.text import Text
 
 from modelyard.cli import evidence
 from modelyard.cli.layout import FAINT, facts, number, section, size, table, when, word
-from modelyard.cli.render import endpoint_lines
+from modelyard.cli.render import endpoint_rows
 from modelyard.domain.artifacts import Outcome
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ def version(lineage: Lineage, *, logs: bool = False) -> RenderableType:
         section("Artifacts", artifacts(lineage.artifacts)),
         *([section("Conversions", evidence.conversions(lineage.conversions))] if lineage.conversions else []),
         *(_logs(lineage.conversions) if logs else []),
-        *([section("Measurements", evidence.measurements(lineage.measurements))] if lineage.measurements else []),
+        *(
+            [section("Measurements", evidence.measurements(lineage.measurements, ids=True))]
+            if lineage.measurements
+            else []
+        ),
         *([section("Card", Text(text.card))] if text.card else []),
     )
 
@@ -106,7 +110,9 @@ def artifacts(found: Sequence[Artifact]) -> RenderableType:
         (Text(str(a.target)), str(a.precision), word(a.standing), size(a.size_bytes), Text(a.id, style=FAINT))
         for a in found
     ]
-    return table(("target", "precision", "standing", "size", "id"), rows, right="   >", empty="none")
+    return table(
+        ("target", "precision", "standing", "size", "id"), rows, right="  =>", empty="none", spare=("id", "precision")
+    )
 
 
 def diff(difference: VersionDiff) -> RenderableType:
@@ -251,7 +257,9 @@ def services(found: Sequence[ServiceStatus]) -> RenderableType:
     return table(
         ("service", "state", "version", "configuration", "HTTP", "gRPC"),
         rows,
+        right=" =",
         empty="no services; yard deploy starts one",
+        spare=("configuration", "gRPC"),
     )
 
 
@@ -264,10 +272,11 @@ def service(status: ServiceStatus) -> RenderableType:
     ]
     limit = size(c.memory_limit_bytes) if c.memory_limit_bytes else "none"
     return Group(
-        facts([("state", word(status.state)), ("detail", status.detail)]),
-        endpoint_lines(s),
         facts(
             [
+                ("state", word(status.state)),
+                ("detail", status.detail),
+                *endpoint_rows(s),
                 ("batching", f"up to {c.batching.max_size} rows, waits at most {c.batching.max_delay_us} us"),
                 ("queue", f"{c.queue.max_requests} requests, {c.queue.max_wait_s:g} s"),
                 ("memory limit", f"{limit} per replica"),
@@ -276,13 +285,20 @@ def service(status: ServiceStatus) -> RenderableType:
             ]
         ),
         section(
-            "Replicas", table(("#", "state", "pid", "restarts", "since", "detail"), rows, right=">  ", empty="none run")
+            "Replicas",
+            table(
+                ("#", "state", "pid", "restarts", "since", "detail"),
+                rows,
+                right=">=",
+                empty="none run",
+                spare=("since",),
+            ),
         ),
     )
 
 
 def deployed(service: Service) -> RenderableType:
-    return endpoint_lines(service)
+    return facts(endpoint_rows(service))
 
 
 def findings(found: Sequence[Finding]) -> RenderableType:
@@ -292,7 +308,7 @@ def findings(found: Sequence[Finding]) -> RenderableType:
         rows.append(
             (word(state), Text(f.check, style="bold"), f.detail + (f"\ntry: {f.hint}" if f.hint and not f.ok else ""))
         )
-    return table(("", "check", "finding"), rows, empty="nothing was checked")
+    return table(("", "check", "finding"), rows, right="=", empty="nothing was checked")
 
 
 def settings(rows: Sequence[SettingRow]) -> RenderableType:
@@ -307,9 +323,20 @@ def prediction(answer: Mapping[str, Tensor]) -> RenderableType:
     """Each output with its values; long ones are shortened (`--json` and `--output` never are)."""
     parts: list[RenderableType] = []
     for name, array in answer.items():
-        shown = np.array2string(array, precision=6, suppress_small=True, threshold=100, max_line_width=96)
+        shown = np.array2string(
+            array,
+            precision=6,
+            suppress_small=True,
+            threshold=100,
+            max_line_width=96,
+            formatter={"object": _quoted} if array.dtype == object else None,
+        )
         parts += [Text(f"{name} {list(array.shape)}", style="bold"), Text(shown)]
     return Group(*parts)
+
+
+def _quoted(value: object) -> str:
+    return repr(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
 def _pointing(aliases: Mapping[str, int]) -> str:

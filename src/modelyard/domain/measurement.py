@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from modelyard.domain.configuration import Configuration
+from modelyard.domain.figures import figure
 from modelyard.domain.workload import Workload
 
 
@@ -21,8 +22,8 @@ class Interval:
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"{self.value:.4g}"
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+            return figure(self.value)
+        return f"{figure(self.value)} [{figure(self.low)}, {figure(self.high)}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,39 @@ def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
     assert fake.calls == [("profile", ("digits:1", request))]
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("profile", "d", "--arrival", "poisson"), "--arrival poisson needs --rate"),
+        (("profile", "d", "--arrival", "closed", "--rate", "5"), "a closed loop has no --rate"),
+        (("profile", "d", "--closed", "2", "--rate", "5"), "--rate is an open loop, --closed a closed one"),
+        (("deploy", "d", "--port", "5555", "--grpc-port", "5555"), "--port and --grpc-port are both 5555"),
+        (("publish", "d", "--port", "5555", "--grpc-port", "5555"), "--port and --grpc-port are both 5555"),
+        (("deploy", "d", "--name", "No Name"), "'No Name' is not a valid service name"),
+        (("publish", "d", "--name", "No Name"), "'No Name' is not a valid service name"),
+    ],
+)
+def test_options_that_contradict_are_refused_before_anything_starts(
+    argv: tuple[str, ...], said: str, yard: Yard, fake: FakeYard
+) -> None:
+    run = yard(*argv)
+    assert (run.code, run.err.splitlines()[0], fake.calls) == (2, f"error: {said}", [])
+    assert "  try: " in run.err
+
+
+def test_a_closed_loop_may_be_named(yard: Yard, fake: FakeYard) -> None:
+    assert yard("profile", "d", "--arrival", "closed", "--closed", "2").code == 0
+    assert fake.calls == [("profile", ("d", ProfileRequest(arrival=Arrival.CLOSED, closed=2)))]
+
+
+def test_more_threads_than_cores_are_warned_of_but_taken(yard: Yard, fake: FakeYard) -> None:
+    run = yard("deploy", "digits", "--threads", "9999")
+    assert run.code == 0
+    assert run.err.startswith("warning: 9999 threads on ")
+    assert fake.calls[0][1][1].threads == 9999
+    assert yard("deploy", "digits", "--threads", "1").err == ""
+
+
 def test_profile_and_deploy_defaults_are_the_requests_own(yard: Yard, fake: FakeYard) -> None:
     yard("profile", "digits")
     yard("deploy", "digits")
@@ -276,6 +309,12 @@ def test_update_adds_and_removes_tags_and_leaves_the_rest(yard: Yard, fake: Fake
     assert yard("models", "update", "digits:1", *argv.split()).code == 0
     changes = DescriptionChanges(license="MIT", authors=("me",), tags=("demo", "new"), card="# Card")
     assert fake.calls == [("update", changes)]
+
+
+def test_update_refuses_to_remove_a_tag_that_is_not_there(yard: Yard, fake: FakeYard) -> None:
+    run = yard("models", "update", "digits:1", "--remove-tag", "nope")
+    assert (run.code, fake.calls) == (3, [])
+    assert run.err.splitlines() == ["error: digits:1 has no tag 'nope'", "  try: it has demo, small"]
 
 
 def test_update_of_nothing_is_refused(yard: Yard) -> None:

@@ -117,6 +117,11 @@ def test_a_full_disk_is_no_bug_report(yard: Callable[..., Run]) -> None:
     assert "yard gc" in run.err
 
 
+def test_a_full_disk_is_that_of_the_copy_not_of_its_source(yard: Callable[..., Run]) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/source/m.onnx", None, "/data/copy")
+    assert yard("doctor", over=FakeYard(fail=full)).err.startswith("error: the disk is full at /data/copy\n")
+
+
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(yard: Callable[..., Run]) -> None:
     fake = FakeYard(fail=KeyboardInterrupt())
     run = yard("publish", "digits:1", "--slo", "p99 <= 20 ms", over=fake)

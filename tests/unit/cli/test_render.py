@@ -6,13 +6,15 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from rich.console import Console
 
 from modelyard.cli import evidence, layout, render, tables
 from modelyard.domain.measurement import Interval, Validity, Verdict
 from modelyard.workflow.values import Publication
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fakes import CHOSEN, NAIVE, PUBLICATION, SUSPECT
+from tests.unit.cli.fakes import CHOSEN, NAIVE, PUBLICATION, SUSPECT, FakeYard
 
 
 def text(shown: object, width: int = 100) -> str:
@@ -51,6 +53,51 @@ def test_what_misses_the_slo_is_called_closest_not_chosen() -> None:
     assert "(closest)" in shown
     assert "(chosen)" not in shown
     assert "NOT met" in shown
+    titles = [line for line in shown.splitlines() if line and not line.startswith(" ")]
+    assert "Closest" in titles
+    assert "Chosen" not in titles
+    assert "saving" not in shown
+    assert "another SLO: yard publish" in shown
+
+
+def test_what_came_closest_can_be_deployed_as_it_was_measured() -> None:
+    shown = summary(choice=replace(PUBLICATION.choice, met=False), service=None, curl=None)
+    line = "yard deploy digits:1 --target onnx --runtime onnxruntime --threads 1 --replicas 1 --max-batch 8"
+    assert line in shown.splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_table_leaves_columns_out_rather_than_breaking_words(width: int) -> None:
+    shown = text(evidence.measurements([SUSPECT, CHOSEN], ids=True), width)
+    assert max(map(len, shown.splitlines())) <= width
+    for word in ("invalid", "valid", "8.00", "7.10–9.20", "onnxruntime"):
+        assert word in shown
+    assert ("left out for want of room" in shown) is (" p95 ms " not in shown.partition("left out")[0])
+    assert "left out" not in text(evidence.measurements([SUSPECT, CHOSEN], ids=True), 100)
+
+
+def test_a_services_state_stands_under_each_other() -> None:
+    shown = text(tables.service(FakeYard().statuses[0])).partition("Replicas")[0]
+    assert (
+        len(
+            {
+                len(line) - len(line.split(None, 1)[1])
+                for line in shown.splitlines()
+                if line.startswith(("state", "service", "HTTP", "files"))
+            }
+        )
+        == 1
+    )
+
+
+def test_an_id_is_short_enough_to_stay_whole() -> None:
+    shown = text(tables.measurements([replace(CHOSEN, id="msr-0123456789abcdef0123")], ids=True))
+    assert "msr-01234567\n" in "".join(f"{line.split('  ')[0].strip()}\n" for line in shown.splitlines())
+
+
+def test_bytes_are_shown_as_text() -> None:
+    answer = {"label": np.array([b"setosa", "caf\u00e9".encode()], dtype=object)}
+    assert "['setosa' 'café']" in text(tables.prediction(answer))
 
 
 def test_an_invalid_number_never_stands_as_if_it_were_good() -> None:
@@ -72,7 +119,7 @@ def test_it_says_why_the_choice_and_what_it_saves() -> None:
 def test_a_saving_that_is_none_is_not_dressed_up() -> None:
     choice = PUBLICATION.choice
     assert "none: the naive deployment is the best" in summary(choice=replace(choice, chosen=NAIVE, cost_ratio=1.0))
-    assert "none: it costs 1.3x as much" in summary(choice=replace(choice, cost_ratio=0.77))
+    assert "none: it costs 1.30x as much" in summary(choice=replace(choice, cost_ratio=0.77))
     assert "none shown: the confidence intervals" in summary(choice=replace(choice, cost_ratio=None))
     bad = replace(NAIVE, verdict=Verdict(Validity.INVALID, ("client saturated",)))
     assert "unknown: the naive" in summary(choice=replace(choice, naive=bad, cost_ratio=None))
@@ -122,8 +169,11 @@ def test_numbers_read_like_numbers() -> None:
         0.01234: "0.0123",
         1.5: "1.50",
         12.345: "12.3",
-        1234.5: "1,234",
-        123456.0: "123,456",
+        1234.5: "1,230",
+        123456.0: "123,000",
+        72943.0: "72,900",
+        1.999e6: "2,000,000",
+        9.999: "10.0",
         2.5e-7: "2.5e-07",
     }
     assert {value: layout.number(value) for value in cases} == cases
