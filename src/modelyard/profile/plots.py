@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.domain.measurement import Interval, Measurement, Validity
+from modelyard.profile.labels import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +31,8 @@ _VARIABLES: Final = {
     **{colour: f"var(--s{n})" for n, colour in enumerate(_SERIES, 1)},
 }
 STAGES: Final = ("queue", "batch_wait", "pre", "infer", "post", "encode")
+_DIGIT_PT, _LINE_PT, _MARKER_PT = 7.0, 11.0, 4.0
+"""Room for a digit and a line of the plots' font of 10 points, and the radius of a point."""
 MOST_BARS: Final = 16
 """Bars shown in one plot; the table has them all."""
 
@@ -72,6 +75,7 @@ def throughput_against_p99(
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.set_yscale("log")
+        places: list[tuple[float, float]] = []
         for m, p99 in points:
             x = _cost(m) if by_cost else m.indicators.throughput_rps
             colour, marker, filled = _style(m, chosen)
@@ -86,8 +90,9 @@ def throughput_against_p99(
                 mfc=colour if filled else "none",
                 capsize=2,
                 lw=1,
+                zorder=4 if m.id == chosen else 3,
             )
-            axes.annotate(str(numbers[m.id]), (x.value, p99.value), (6, 5), textcoords="offset points", color=_INK)
+            places.append((x.value, p99.value))
         if slo_ms:
             axes.axhline(slo_ms, color=_BAD, ls="--", lw=1)
             axes.annotate(
@@ -100,6 +105,7 @@ def throughput_against_p99(
         axes.set_ylabel("p99, ms (log)")
         _plain_ticks(axes, "y")
         _finish(axes)
+        _label(axes, places, [str(numbers[m.id]) for m, _ in points])
 
     caption = "Star: chosen. Circle: valid or provisional. Cross: invalid or saturated. Bars: 95 % intervals."
     title = f"Cost against p99 (all at about {rates[0]:.3g} requests/s)" if by_cost else "Throughput against p99"
@@ -259,6 +265,33 @@ def _name_bars(axes: Axes, rows: Sequence[Measurement], numbers: Mapping[str, in
 
 def _bar_height(bars: int) -> float:
     return 1.1 + 0.34 * bars
+
+
+def _label(axes: Axes, places: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
+    """Label points where there is room, with a line to the point where the label stands away from it.
+
+    Comes last: where the points lie in the figure is known once its limits and its layout are.
+    """
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        return
+    figure.draw_without_rendering()
+    points = axes.transData.transform(places) * 72 / figure.dpi
+    centres = [(float(x), float(y)) for x, y in points]
+    boxes = spread(centres, [(_DIGIT_PT * len(text), _LINE_PT) for text in texts], _MARKER_PT)
+    for text, place, (x, y), (left, bottom, right, top) in zip(texts, places, centres, boxes, strict=True):
+        offset = ((left + right) / 2 - x, (bottom + top) / 2 - y)
+        far = max(map(abs, offset)) > _MARKER_PT + _LINE_PT
+        axes.annotate(
+            text,
+            place,
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=_INK,
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": _GRID, "shrinkA": 0, "shrinkB": 3} if far else None,
+        )
 
 
 def _plain_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
