@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.domain.measurement import Measurement, Validity
+from modelyard.domain.workload import Workload
 from modelyard.profile.samples import Samples
 from modelyard.profile.statistics import half_width, percentile, summarise
 
@@ -128,10 +129,23 @@ def _welch_half(a: NDArray[np.float64], b: NDArray[np.float64], confidence: floa
     return float(stdtrit(degrees, 0.5 + confidence / 2)) * math.sqrt(va + vb)
 
 
+def _other_load(a: Workload, b: Workload) -> str:
+    """What differs between two loads; a label alone may be the same for both."""
+    differing = [f.name for f in fields(Workload) if getattr(a, f.name) != getattr(b, f.name)]
+    if differing == ["seed"]:
+        return f"with different seeds ({a.seed} and {b.seed}), so other schedules and payload orders"
+    told = (f"{name} {_plain(getattr(a, name))} and {_plain(getattr(b, name))}" for name in differing)
+    return f"under different loads ({', '.join(told)})"
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _caveats(a: Measurement, b: Measurement) -> tuple[str, ...]:
     checks: Sequence[tuple[bool, str]] = (
         (a.fingerprint.id != b.fingerprint.id, "measured on different nodes"),
-        (a.workload != b.workload, f"under different loads ({a.workload.label}; {b.workload.label})"),
+        (a.workload != b.workload, _other_load(a.workload, b.workload)),
         (Validity.INVALID in (a.verdict.validity, b.verdict.validity), "one side is invalid"),
         (a.verdict.saturated or b.verdict.saturated, "one side was saturated"),
     )

@@ -67,6 +67,21 @@ def test_caveats_name_what_weakens_the_comparison():
 
 
 @pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seed": 3}, "with different seeds (0 and 3), so other schedules"),
+        ({"rate_rps": 190.0, "seed": 3}, "under different loads (rate_rps 200 and 190, seed 0 and 3)"),
+    ],
+)
+def test_the_caveat_about_loads_names_what_differs(change, text):
+    b = measurement("b")
+    b = dataclasses.replace(b, workload=dataclasses.replace(b.workload, **change))
+    found = compare(measurement("a"), cell(1), b, cell(2))
+    assert not found.paired
+    assert text in found.words
+
+
+@pytest.mark.parametrize(
     ("difference", "text"),
     [
         (Difference("p99", 0.88, 0.84, 0.92), "B is 12.0% faster at p99 [8.0%, 16.0%]"),

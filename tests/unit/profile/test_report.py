@@ -103,7 +103,7 @@ def data(tmp_path: Path) -> ReportData:
             Definition("digits", "pytorch", SourceSpec("pytorch-exported", "digits.pt2"), SIGNATURE),
             Description("<script>alert(1)</script>"),
             "src",
-            "2026-11-20T10:00:00Z",
+            "2026-11-20T12:00:00.123456+02:00",
             ("production",),
         ),
         conversions=(
@@ -145,6 +145,41 @@ def test_it_says_what_was_chosen_why_and_what_it_saves(data):
     html = render_html(data)
     for text in ("the cheapest that meets the SLO", "p99 &lt;= 20 ms at 200 rps", "4×", "8123", "faster at p99"):
         assert text in html
+
+
+def _confirmed(data: ReportData) -> ReportData:
+    """As publish leaves it: the chosen measurement is the one that was made again with a fresh seed."""
+    best = data.measurements[0]
+    again = dataclasses.replace(best, id="again", workload=dataclasses.replace(best.workload, seed=7))
+    samples = {**data.samples, "again": data.samples["best"]}
+    return dataclasses.replace(data, measurements=(*data.measurements, again), chosen="again", samples=samples)
+
+
+def test_a_confirmed_choice_is_compared_under_the_schedules_of_the_naive_one(data):
+    html = render_html(_confirmed(data))
+    assert "paired blocks" in html
+    assert "row 1, the same configuration under the naive one" in html
+    assert "chosen (1): " in html
+    assert "caution" not in html
+
+
+def test_without_such_a_measurement_the_caution_names_the_seeds(data):
+    confirmed = _confirmed(data)
+    html = render_html(dataclasses.replace(confirmed, measurements=confirmed.measurements[1:]))
+    assert "independent blocks" in html
+    assert "caution: with different seeds (0 and 7)" in html
+
+
+def test_a_naive_choice_is_not_compared_with_itself(data):
+    plain = data.measurements[1]
+    again = dataclasses.replace(plain, id="again", workload=dataclasses.replace(plain.workload, seed=7))
+    html = render_html(dataclasses.replace(data, measurements=(*data.measurements, again), chosen="again"))
+    assert "Against the naive deployment" not in html
+    assert "than naive" not in html
+
+
+def test_times_are_in_utc_to_the_second(data):
+    assert "registered 2026-11-20 10:00:00 UTC" in render_html(data)
 
 
 def test_the_cost_stands_with_its_interval_and_no_cost_is_told_rather_than_zero(data):
