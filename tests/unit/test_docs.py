@@ -26,6 +26,7 @@ from modelyard.manifest.step_options import AFTER, BEFORE
 from modelyard.profile.samples import Samples
 from modelyard.profile.statistics import REQUESTS_FOR_P99, REQUESTS_FOR_P999
 from modelyard.profile.verdicts import Rules
+from modelyard.runtimes.tabular import FEATURES, LABEL, PROBABILITIES, SCORES, VALUE
 from modelyard.serving.metrics import METRICS, STAGES
 from modelyard.workflow.publishing import EFFORTS
 from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest
@@ -156,6 +157,12 @@ def test_every_step_option_is_documented() -> None:
         options = {field.alias or name for name, field in model.model_fields.items()} - {"kind", "tensor"}
         described = " ".join(line for line in lines if line.startswith(f"| `{kind}` |"))
         assert {o for o in options if f"`{o}`" not in described} == set(), kind
+
+
+@pytest.mark.parametrize("name", ["manifest.md", "python.md"])
+def test_the_names_of_tensors_are_those_of_the_code(name: str) -> None:
+    text = page(name)
+    assert {n for n in (LABEL, PROBABILITIES, SCORES, VALUE, FEATURES) if f"`{n}`" not in text} == set()
 
 
 def test_every_error_is_documented() -> None:
