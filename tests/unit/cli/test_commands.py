@@ -16,7 +16,7 @@ from modelyard.domain.workload import Arrival, Protocol
 from modelyard.hub.values import DescriptionChanges, MetricFilter, VersionQuery
 from modelyard.workflow.values import DeployRequest, Finding, ProfileRequest, PublishRequest
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fakes import CONVERSIONS, PUBLICATION, FakeYard, conversion
+from tests.unit.cli.fakes import CHOSEN, CONVERSIONS, PUBLICATION, FakeYard, conversion
 
 Yard = Callable[..., Run]
 
@@ -148,6 +148,18 @@ def test_publish_that_misses_the_slo_shows_all_and_ends_with_4(yard: Yard) -> No
     run = yard("publish", "digits:1", over=FakeYard(publication=missed))
     assert run.code == 4
     assert "NOT met: p99 <= 20 ms at 200 rps" in run.out
+
+
+def test_the_line_that_deploys_the_closest_is_one_that_yard_reads(yard: Yard, fake: FakeYard) -> None:
+    missed = replace(PUBLICATION, choice=replace(PUBLICATION.choice, met=False), service=None, curl=None)
+    out = yard("publish", "digits:1", over=FakeYard(publication=missed)).out
+    (line,) = [line for line in out.splitlines() if line.startswith("yard deploy")]
+    assert yard(*line.split()[1:]).code == 0
+    c = CHOSEN.configuration
+    request = DeployRequest(
+        target=c.target, runtime=c.runtime, threads=c.threads, replicas=c.replicas, batching=c.batching
+    )
+    assert fake.calls == [("deploy", ("digits:1", request))]
 
 
 @pytest.mark.parametrize("argv", [("--slo", "fast"), ("--to", "onnx,,")])
