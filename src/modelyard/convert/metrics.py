@@ -48,21 +48,20 @@ def get(name: str) -> Metric:
 
 
 def default_for(task: str, signature: Signature) -> str:
-    """The metric to compare by when the manifest claims none."""
-    return "accuracy" if is_classifier(task, signature) else "rmse"
+    """The metric to compare by when the manifest claims none; without a task, scores of classes are tried as such."""
+    scores = not task and any(class_count(o.shape) >= 2 for o in signature.outputs)
+    return "accuracy" if scores or is_classifier(task, signature) else "rmse"
 
 
 def is_classifier(task: str, signature: Signature) -> bool:
-    """Whether rows have an arg-max or a label: by the task's name, else by the outputs.
-
-    Without a task, an output called `label` or `probabilities`, or a floating (batch, classes) with 2 or more
-    classes, makes a classifier; "regression" or "embedding" in the task says it is none.
+    """Whether a row's arg-max is a decision: by the task's name, without one by an output called `label` or
+    `probabilities`. A shape alone tells nothing: an embedding, or several regressions, look like scores of classes.
     """
     if "classif" in task or "detection" in task:
         return True
     if task:
         return False
-    return any(o.name in ("label", "probabilities") or class_count(o.shape) >= 2 for o in signature.outputs)
+    return any(o.name in ("label", "probabilities") for o in signature.outputs)
 
 
 def class_count(shape: tuple[int | str, ...]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -60,17 +60,24 @@ def plan_targets(
     `requested` is `("auto",)` or targets (`onnx`, `onnx:int8-dynamic`) and precisions (`bf16`), which stand for their
     usual target. `auto` is kept short, for it runs at every publish: ONNX; int8 where `has_data` (calibration needs
     it); OpenVINO in fp32 and, where the CPU has it in hardware, bf16; TorchScript for PyTorch. Trees and scikit-learn
-    get ONNX alone. The source's own format is no target. Raises InvalidInput for a target that no converter reaches
-    from `source_format`.
+    get ONNX alone. The source's own format is no target. Raises InvalidInput that names every target that no converter
+    reaches from `source_format`.
     """
     known = (converters or Converters.discover()).reachable(source_format)
     flags = cpu_flags() if flags is None else flags
     chosen: list[Target] = []
+    wrong: list[str] = []
     for text in requested:
         if text == "auto":
             chosen += [t for t in _auto(source_format, framework, has_data, flags) if t in known]
         elif text != source_format:  # the source itself is served as it is
-            chosen.append(_requested(text, source_format, known))
+            target = _requested(text)
+            if target in known:
+                chosen.append(target)
+            else:
+                wrong.append(text)
+    if wrong:
+        raise _out_of_reach(list(dict.fromkeys(wrong)), source_format, known)
     return list(dict.fromkeys(chosen))
 
 
@@ -90,13 +97,22 @@ def _auto(source_format: str, framework: str, has_data: bool, flags: Collection[
     return targets
 
 
-def _requested(text: str, source_format: str, known: Collection[Target]) -> Target:
-    target = _BY_PRECISION[Precision(text)] if text in {str(p) for p in _BY_PRECISION} else Target.parse(text)
-    if target in known:
-        return target
+def _requested(text: str) -> Target | None:
+    """The target that `text` means; None where it is not even spelled like one."""
+    if text in {str(precision) for precision in _BY_PRECISION}:
+        return _BY_PRECISION[Precision(text)]
+    try:
+        return Target.parse(text)
+    except InvalidInput:
+        return None
+
+
+def _out_of_reach(wrong: Sequence[str], source_format: str, known: Collection[Target]) -> InvalidInput:
     names = [str(t) for t in known]
-    near = difflib.get_close_matches(text, names, n=1)
-    raise InvalidInput(
-        f"'{text}' cannot be made from {source_format}",
-        hint=(f"did you mean {near[0]}? " if near else "") + f"targets: {', '.join(names) or 'none'}, or auto",
+    near = {text: match[0] for text in wrong if (match := difflib.get_close_matches(text, names, n=1))}
+    meant = "".join(f"for '{text}', did you mean {name}? " for text, name in near.items())
+    listed = ", ".join(f"'{text}'" for text in wrong)
+    return InvalidInput(
+        f"{listed} cannot be made from {source_format}",
+        hint=f"{meant}targets: {', '.join(names) or 'none'}, or auto",
     )

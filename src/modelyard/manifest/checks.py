@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from modelyard.domain.artifacts import Precision
 from modelyard.domain.configuration import Slo
 from modelyard.domain.errors import InvalidInput, ModelyardError, Rejected
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
@@ -19,11 +20,13 @@ from modelyard.manifest.folder import Folder, sha256_of
 from modelyard.manifest.frameworks import EXCHANGE_FORMATS, FRAMEWORK_OF, parse_framework
 from modelyard.manifest.problems import KeyPath, Problems, describe, nearest
 from modelyard.manifest.schema import REQUIRED, DatasetModel, Manifest, SourceModel, TensorModel
+from modelyard.manifest.sources import FORMATS
 from modelyard.manifest.step_options import AFTER, BEFORE, StepOptions
 from modelyard.manifest.steps import Phase, Pipeline
 from modelyard.manifest.yaml_text import Plain
 
 _T = TypeVar("_T")
+_BATCH: Final = "batch"
 
 
 def build(
@@ -108,8 +111,18 @@ class _Build:
         except ValidationError as error:
             self.problems.add_validation((), Manifest, error)
             wrong = {detail["loc"][0] for detail in error.errors()}
+            if "convert" in wrong:
+                self._doubt_targets(value["convert"])
         # Go on with the sections that are right, so that one run tells all problems.
         return Manifest.model_validate({key: item for key, item in value.items() if key not in wrong})
+
+    def _doubt_targets(self, targets: Plain) -> None:
+        """Name beside a wrong target those that only a plug-in could make, so that one run tells all."""
+        for i, text in enumerate(targets if isinstance(targets, list) else []):
+            target = text.partition(":")[0] if isinstance(text, str) else ""
+            known = target in FORMATS or target in set(Precision) or target in ("", "auto")
+            if not known and ("convert", i) not in self.problems.paths:
+                self.problems.add(("convert", i), f"no known format '{target}', unless a plug-in converts to it")
 
     def _signature(self, manifest: Manifest) -> Signature | None:
         for side, tensors in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
@@ -120,7 +133,21 @@ class _Build:
                 seen.add(tensor.name)
         if manifest.inputs is None or manifest.outputs is None:
             return None
+        self._check_batch(manifest.inputs, manifest.outputs)
         return Signature(tuple(map(_spec, manifest.inputs)), tuple(map(_spec, manifest.outputs)))
+
+    def _check_batch(self, inputs: list[TensorModel], outputs: list[TensorModel]) -> None:
+        """An output's `batch` is that of the inputs. Other symbols may be the outputs' own: a count of boxes, say."""
+        known = {dim: None for tensor in inputs for dim in tensor.shape if isinstance(dim, str)}
+        for i, tensor in enumerate(outputs):
+            if _BATCH in tensor.shape and _BATCH not in known:
+                symbols = ", ".join(f"'{symbol}'" for symbol in known)
+                self.problems.add(
+                    ("outputs", i, "shape"),
+                    f"'{_BATCH}' is a dimension of no input; give it to the input whose rows the output has, or write "
+                    + (f"one of their symbols ({symbols}) or " if symbols else "")
+                    + "a number",
+                )
 
     def _source(self, source: SourceModel) -> SourceSpec | None:
         found = self._attempt(("source", "path"), lambda: self._take(source.path, source=True))

@@ -63,6 +63,13 @@ def test_identical_outputs_are_proven() -> None:
     assert found.outputs[0].decision_agreement == 1.0
 
 
+def test_without_a_task_no_decision_is_claimed() -> None:
+    found = verdict(lambda y: y, task="")
+    assert found.outcome is Outcome.PROVEN
+    assert found.outputs[0].decision_agreement is None
+    assert "decisions" not in found.detail
+
+
 def test_one_wrong_element_is_a_numerical_error() -> None:
     def wrong(y: np.ndarray) -> np.ndarray:
         y[0, 0] += 0.01

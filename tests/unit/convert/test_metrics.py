@@ -96,7 +96,7 @@ def test_losses_have_the_direction_of_the_metric() -> None:
     ("task", "columns", "expected"),
     [
         ("image-classification", 10, True),
-        ("", 10, True),
+        ("", 10, False),
         ("", 1, False),
         ("regression", 10, False),
         ("embedding", 64, False),
@@ -104,6 +104,11 @@ def test_losses_have_the_direction_of_the_metric() -> None:
 )
 def test_what_counts_as_a_classifier(task: str, columns: int, expected: bool) -> None:
     assert metrics.is_classifier(task, scores(columns)) is expected
+
+
+def test_without_a_task_scores_are_measured_as_classes_but_are_no_decisions() -> None:
+    assert metrics.default_for("", scores(10)) == "accuracy"
+    assert not metrics.is_classifier("", scores(10))
 
 
 def test_an_unknown_metric_is_invalid_input() -> None:

@@ -59,6 +59,14 @@ def test_a_target_out_of_reach_names_the_nearest() -> None:
         plan_targets("xgboost", "", ("torchscript",))
 
 
+def test_all_targets_out_of_reach_are_told_at_once() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        plan_targets("pytorch-exported", "", ("onx", "openvino", "foo:bar", "onnx:"))
+    assert "'onx', 'foo:bar', 'onnx:' cannot be made" in str(caught.value)
+    assert "for 'onx', did you mean onnx?" in caught.value.hint
+    assert "targets: " in caught.value.hint
+
+
 def test_every_edge_has_a_route_of_its_own_and_installable_needs() -> None:
     edges = [known.edge for known in Converters.discover().edges]
     assert len({e.route for e in edges}) == len(edges)

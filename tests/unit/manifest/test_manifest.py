@@ -105,6 +105,20 @@ def test_a_wrong_key_or_value_is_named(problems: Problems, old: str, new: str, l
     assert any(found.startswith(line) for found in problems(old, new)), problems(old, new)
 
 
+def test_every_wrong_target_is_told_at_once(problems: Problems) -> None:
+    found = problems("convert: auto", "convert: [onx, bf16, 'foo:bar', openvino]")
+    assert [line.split(": ")[1] for line in found] == ["convert[0]", "convert[2]"]
+    assert "did you mean 'onnx'?" in found[0]
+    assert "'foo'" in found[1]
+
+
+def test_the_batch_of_an_output_must_be_one_of_the_inputs(problems: Problems, check: Check) -> None:
+    found = problems("[batch, 1, 8, 8]", "[n, 1, 8, 8]")
+    assert found[0].startswith("model.yaml:9: outputs[0].shape: 'batch' is a dimension of no input")
+    assert "('n')" in found[0]
+    assert check("[batch, 10]", "[boxes, 10]").definition.signature.outputs[0].shape == ("boxes", 10)
+
+
 def test_an_slo_may_be_written_as_a_sentence(check: Check) -> None:
     assert check("{p99_ms: 20, rate_rps: 200}", "p99 <= 5.5 ms at 40 rps").definition.slo == Slo(5.5, 40)
     assert check("{p99_ms: 20, rate_rps: 200}", "p99 <= 5 ms").definition.slo == Slo(5)
