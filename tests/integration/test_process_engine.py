@@ -314,7 +314,10 @@ def test_logs_are_kept_by_replica_and_by_tail(yard: ProcessEngine) -> None:
     yard.start("digits", spec(), 2, probe)
     pids = [r.pid for r in yard.replicas("digits")]
     assert list(yard.logs("digits", replica=1)) == [f"stand-in {pids[1]} version 1"]
-    assert f"replica-0 | stand-in {pids[0]} version 1" in list(yard.logs("digits", tail=1))
+    everything = list(yard.logs("digits"))
+    assert f"replica-0 | stand-in {pids[0]} version 1" in everything
+    assert everything[0].startswith("supervisor | ")
+    assert list(yard.logs("digits", tail=2)) == everything[-2:]
     with pytest.raises(NotFound):
         yard.logs("digits", replica=2)
 

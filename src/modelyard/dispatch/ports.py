@@ -115,9 +115,9 @@ class Engine(Protocol):
     def logs(
         self, name: str, *, replica: int | None = None, follow: bool = False, tail: int | None = None
     ) -> Iterator[str]:
-        """Log lines without line ends: of one replica, or of the supervisor and all replicas (prefixed) if None.
+        """Log lines without line ends: of one replica, or if None of all and the supervisor, prefixed, by time.
 
-        `tail` keeps the last so many lines of each; `follow` goes on until the service ends. Raises NotFound.
+        `tail` keeps the last so many lines of all; `follow` goes on until the service ends. Raises NotFound.
         """
 
     def gc(self, *, dry_run: bool = False) -> list[str]:

@@ -61,6 +61,30 @@ def test_following_yields_complete_lines_of_old_and_new_logs(tmp_path: Path) -> 
     assert seen == ["a: half a line", "b: appeared", "a: half a line", "a: half a line"]
 
 
+def test_several_logs_are_merged_by_time_and_cut_together(tmp_path: Path) -> None:
+    first, second, third = tmp_path / "supervisor", tmp_path / "replica-0", tmp_path / "replica-1"
+    first.write_text("2026-11-22T07:00:00.000Z INFO up\n2026-11-22T07:00:09.000Z INFO ending\n")
+    second.write_text(
+        'a framework speaks first\n{"time": "2026-11-22T07:00:02.000Z", "message": "ready"}\nTraceback\n  at line 1\n'
+    )
+    third.write_text("no time at all\n")
+    os.utime(third, (0, 0))
+    of = {first: "s | ", second: "0 | ", third: "1 | "}
+    lines, offsets = logs.read_merged(of, None)
+    assert [line[:12] for line in lines] == [
+        "1 | no time ",
+        "s | 2026-11-",
+        "0 | a framew",
+        '0 | {"time":',
+        "0 | Tracebac",
+        "0 |   at lin",
+        "s | 2026-11-",
+    ]
+    assert offsets == {path: path.stat().st_size for path in of}
+    assert logs.read_merged(of, 2)[0] == ["0 |   at line 1", "s | 2026-11-22T07:00:09.000Z INFO ending"]
+    assert logs.read_merged(of, 0)[0] == []
+
+
 def test_no_tail_is_no_lines(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("a\nb\n")

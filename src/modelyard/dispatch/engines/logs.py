@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
+
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S"
+"""How the logs of a service write UTC, followed by milliseconds and Z; in this form, order as text is order in time."""
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}")
+_TIME_WITHIN: Final = 64
 
 
 def open_log(path: Path) -> int:
@@ -74,6 +83,35 @@ def read_lines(path: Path, tail: int | None) -> tuple[list[str], int]:
         text += content
     lines = text.decode(errors="replace").splitlines()
     return (lines if tail is None else lines[max(0, len(lines) - tail) :]), offset
+
+
+def read_merged(logs: Mapping[Path, str], tail: int | None) -> tuple[list[str], dict[Path, int]]:
+    """The lines of several logs in the order they were written, each behind its log's prefix; the last `tail` of all.
+
+    Also the offset up to which each log was read. A line without a time of its own (a traceback, a framework's
+    output) goes with the one before it.
+    """
+    found: list[tuple[str, str]] = []
+    offsets = {}
+    for path, prefix in logs.items():
+        lines, offsets[path] = read_lines(path, None)  # all: what is cut off may tell the time of the rest
+        found += zip(_times(lines, path), (prefix + line for line in lines), strict=True)
+    merged = [line for _, line in sorted(found, key=lambda timed: timed[0])]
+    return (merged if tail is None else merged[max(0, len(merged) - tail) :]), offsets
+
+
+def _times(lines: Sequence[str], path: Path) -> list[str]:
+    """When each line was written, never falling: as it says itself, else as a line near it does, else the file."""
+    said = [found[0] if (found := _TIME.search(line, 0, _TIME_WITHIN)) else "" for line in lines]
+    time_ = next(filter(None, said), "")
+    if not time_ and lines:
+        with contextlib.suppress(FileNotFoundError):
+            time_ = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
+    times = []
+    for own in said:
+        time_ = max(time_, own)
+        times.append(time_)
+    return times
 
 
 def follow_lines(

@@ -306,11 +306,8 @@ class ProcessEngine:
             paths = [directory.log(None), *sorted(directory.path.glob("replica-*.log"))]
             return {path: f"{path.stem} | " for path in paths}
 
-        offsets = {}
-        for path, prefix in wanted().items():
-            lines, offsets[path] = logs.read_lines(path, tail)
-            for line in lines:
-                yield prefix + line
+        lines, offsets = logs.read_merged(wanted(), tail)
+        yield from lines
         if follow:
             yield from logs.follow_lines(offsets, wanted, lambda: self._alive(directory))
 

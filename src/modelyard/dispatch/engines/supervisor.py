@@ -341,7 +341,13 @@ def main() -> None:
     directory = ServiceDirectory(parser.parse_args().dir)
     if os.fork():  # the starter need not wait for a child that outlives it
         os._exit(0)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.Formatter.converter = time.gmtime  # as the replicas write it, so that the logs can be merged
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
+        datefmt=logs.TIME_FORMAT,
+        stream=sys.stderr,
+    )
     plan = directory.plan()
     if plan is None:
         parser.error(f"{directory.plan_file} does not exist")
