@@ -277,6 +277,13 @@ def test_errors_have_tritons_status_and_text(server, path, request_, status, tex
     assert text in answer.json["error"]
 
 
+def test_an_error_names_the_request_only_if_its_client_did(server):
+    wrong = {"inputs": [{**GOOD, "name": "z"}]}
+    for given, start in (({"id": "r-7"}, "[request id: r-7] unexpected"), ({}, "unexpected inference input")):
+        answer = server.request("POST", "/v2/models/m/infer", json.dumps({**given, **wrong}).encode())
+        assert answer.json["error"].startswith(start)
+
+
 def test_grpc_errors_have_the_same_text_and_tritons_code(rpc):
     cases = [
         ("none", np.ones((1, 4), np.float32), "NOT_FOUND", "Request for unknown model: 'none' is not found"),

@@ -145,7 +145,10 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(wire):
     status, headers, body = wire.response()
     assert status == 413
     assert headers["connection"] == "close"
-    assert "1000000 bytes" in json.loads(body)["error"]
+    error = json.loads(body)["error"]
+    assert "1000000 bytes (0.954 MiB)" in error
+    assert "fewer rows per request" in error
+    assert "max_body_bytes" not in error
 
 
 def test_a_chunked_body_over_the_limit_is_refused(wire):

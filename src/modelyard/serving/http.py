@@ -260,7 +260,10 @@ class Connection(asyncio.Protocol):
 
     def _too_large(self) -> TooLarge:
         limit = self.front.max_body_bytes
-        return TooLarge(f"the request body exceeds {limit} bytes", hint="send less, or raise max_body_bytes")
+        return TooLarge(
+            f"the request body exceeds the limit of {limit} bytes ({limit / 2**20:.3g} MiB)",
+            hint="send fewer rows per request, or smaller ones; binary tensors take less room than JSON",
+        )
 
     # --- requests
 

@@ -133,7 +133,8 @@ def make_plan(interface: Interface, head: InferHead) -> Plan:
 
 
 def _who(head: InferHead) -> str:
-    return f"[request id: {head.id or '<id_unknown>'}] "
+    """The prefix of Triton's texts, for a client that can tell requests apart by the id it gave."""
+    return f"[request id: {head.id}] " if head.id else ""
 
 
 def _input_plan(interface: Interface, head: InferHead, given: InputHead) -> InputPlan:
