@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from modelyard.domain.measurement import Interval, Measurement
     from modelyard.domain.services import Service
     from modelyard.domain.tensors import Tensor
-    from modelyard.domain.versions import AliasEvent, Version
+    from modelyard.domain.versions import AliasEvent, SourceSpec, Version
     from modelyard.hub import Freed, Lineage, ModelSummary
     from modelyard.profile import Comparison
     from modelyard.workflow.values import Finding, ServiceStatus, VersionDiff
@@ -60,6 +60,13 @@ def versions(found: Sequence[Version]) -> RenderableType:
     return table(columns, rows, empty="no version matches")
 
 
+def _source(source: SourceSpec) -> str:
+    """The source's file, and what code comes with it: a factory's by its name, a pickle's because somebody said so."""
+    module = source.options.get("factory", "").partition(":")[0]
+    code = f" (runs {module}.py)" if module else " (trusted)" if source.trusted else ""
+    return f"{source.format}, {source.entry}{code}"
+
+
 def version(lineage: Lineage, *, logs: bool = False) -> RenderableType:
     v = lineage.version
     d, text = v.definition, v.description
@@ -70,7 +77,7 @@ def version(lineage: Lineage, *, logs: bool = False) -> RenderableType:
                 ("description", text.description),
                 ("task", d.task),
                 ("framework", d.framework + d.framework_constraint),
-                ("source", f"{d.source.format}, {d.source.entry}" + (" (trusted)" if d.source.trusted else "")),
+                ("source", _source(d.source)),
                 ("inputs", "\n".join(map(str, d.signature.inputs))),
                 ("outputs", "\n".join(map(str, d.signature.outputs))),
                 ("steps", ", ".join(s.kind for s in (*d.preprocess, *d.postprocess))),

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from modelyard.cli import evidence, layout, render, tables
 from modelyard.domain.measurement import Interval, Validity, Verdict
+from modelyard.domain.versions import SourceSpec
+from modelyard.hub.values import Lineage
 from modelyard.workflow.values import Publication
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import CHOSEN, NAIVE, PUBLICATION, SUSPECT, FakeYard
@@ -161,6 +163,16 @@ def test_user_text_is_never_markup() -> None:
     version = PUBLICATION.version
     odd = replace(version, description=replace(version.description, tags=("[red]x[/red]", "[/]")))
     assert "[red]x[/red]" in text(tables.versions([odd]))
+
+
+def test_a_source_is_called_trusted_only_where_somebody_said_so() -> None:
+    version = PUBLICATION.version
+    ways = [({"factory": "net:build"}, True, "(runs net.py)"), ({}, True, "(trusted)"), ({}, False, "m.x")]
+    for options, trusted, end in ways:
+        source = SourceSpec("pytorch-eager", "m.x", options, trusted)
+        of = Lineage(replace(version, definition=replace(version.definition, source=source)))
+        line = next(line for line in text(tables.version(of)).splitlines() if "m.x" in line)
+        assert line.rstrip().endswith(end)
 
 
 def test_numbers_read_like_numbers() -> None:
