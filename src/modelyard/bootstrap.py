@@ -69,7 +69,7 @@ class Yard:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        settings.home.mkdir(parents=True, exist_ok=True)
+        settings.prepare()
         self.runtimes = Runtimes.discover()
         self.hub = Hub.open(settings.database_url, settings.blobs_url, settings.cache_dir)
         self.engine = ProcessEngine(settings.services_dir)

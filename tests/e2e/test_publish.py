@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modelyard.convert import cpu_flags
 from tests.e2e.conftest import YardCli
 
 Trained = Callable[[str], Path]
 EASY_SLO = "p99 <= 400 ms at 200 rps"
 """These tests are of the pipeline, not of the machine they run on."""
+BF16 = any(flag in cpu_flags() for flag in ("amx_bf16", "avx512_bf16"))
 
 
 def answer_of(curl: str) -> dict[str, np.ndarray]:
@@ -74,7 +76,7 @@ def test_digits_goes_live_with_its_evidence_and_again_without_doing_anything_twi
     [
         ("tabular", ("--slo", EASY_SLO), {"label", "probabilities"}),
         ("multi_io", ("--slo", EASY_SLO), {"label", "probabilities"}),
-        ("resnet50", ("--to", "openvino"), {"logits"}),
+        ("resnet50", ("--to", "openvino:bf16" if BF16 else "openvino"), {"logits"}),
     ],
 )
 def test_every_example_publishes(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from modelyard.domain.configuration import Slo
+from modelyard.domain.figures import figure
 from modelyard.domain.measurement import Measurement, Validity
 from modelyard.workflow.values import Choice
 
@@ -34,7 +35,7 @@ def choose(
         best = min(meeting, key=lambda m: (_cost(m), _p99(m)))
         others = len(meeting) - 1
         which = f"the cheapest of {len(meeting)} that meet" if others else f"the only one of {len(pool)} that meets"
-        reason = f"{which} {slo}: p99 {best.indicators.p99_ms} ms, upper bound {_upper(best):.4g} ms"
+        reason = f"{which} {slo}: p99 {best.indicators.p99_ms} ms, upper bound {figure(_upper(best))} ms"
         tied = sum(m is not best and costs_overlap(m, best) for m in meeting)
         if tied:
             reason += f" (no difference in cost shown to {tied} other{'s' if tied > 1 else ''} that meet it)"

@@ -8,10 +8,11 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from modelyard.convert import plan_targets
 from modelyard.dispatch import Engine, InferenceClient
-from modelyard.domain.artifacts import Artifact, Standing
+from modelyard.domain.artifacts import Artifact, Standing, Target
 from modelyard.domain.configuration import Batching, Configuration
-from modelyard.domain.errors import Conflict, NotFound, Rejected
+from modelyard.domain.errors import Conflict, InvalidInput, NotFound, Rejected
 from modelyard.domain.services import Endpoint, ReplicaSpec, ServedModel, Service, ServiceState
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version, check_name
@@ -78,6 +79,7 @@ class Deployer:
             return next(a for a in every if a.standing is Standing.SOURCE)
         found = [a for a in every if a.target == request.target]
         if not found:
+            check_target(version, request.target)
             known = ", ".join(sorted({str(a.target) for a in every}))
             raise NotFound(
                 f"{version.ref} has no artifact {request.target}",
@@ -97,7 +99,7 @@ class Deployer:
         self, version: Version, configuration: Configuration, request: DeployRequest, listener: Listener
     ) -> Service:
         """Start (or, with `request.replace`, roll) the service and record it once it has answered."""
-        name = check_name(request.name or version.model, "service")
+        name = request.name or version.model
         running = self.check(version, request)
         listener(Progress(Step.DEPLOY, f"starting {name}: {configuration.label}"))
         spec = self.spec(version, configuration, name, request)
@@ -132,7 +134,11 @@ class Deployer:
         Raises Conflict where it may not be replaced (`same_model`: only by a version of its own model), or cannot move
         to another port, or a wanted port is taken.
         """
-        name = request.name or version.model
+        name = check_name(request.name or version.model, "service")
+        if request.http_port and request.http_port == request.grpc_port:
+            raise InvalidInput(
+                f"HTTP and gRPC cannot share port {request.http_port}", hint="give two, or 0 for free ones"
+            )
         running = self._running(name)
         if running is None:
             for port in (request.http_port, request.grpc_port):
@@ -251,6 +257,12 @@ class Deployer:
         """Lines of a service's logs, oldest first. Raises NotFound."""
         self.hub.services.get(name)
         return self.engine.logs(name, replica=replica, follow=follow, tail=tail)
+
+
+def check_target(version: Version, target: Target) -> None:
+    """Raise InvalidInput, naming the possible ones, where no conversion leads from the version's source to `target`."""
+    definition = version.definition
+    plan_targets(definition.source.format, definition.framework, (str(target),), has_data=True)
 
 
 def _check_free(host: str, port: int) -> None:

@@ -19,6 +19,7 @@ from modelyard.runtimes import Runtimes
 from modelyard.workflow.values import Finding, VersionDiff
 
 LEAST_FREE_BYTES = 2 * 1024**3
+NEEDED_FREE_BYTES = 100 * 1024**2
 _BF16 = ("amx_bf16", "avx512_bf16")
 
 
@@ -67,7 +68,13 @@ def doctor(home: Path, runtimes: Runtimes, hub: Hub) -> list[Finding]:
         Finding("python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11+", required=True),
         Finding("data directory", os.access(home, os.W_OK), str(home), "set MODELYARD_HOME", required=True),
         Finding("hub", True, f"{len(hub.versions.models())} models", required=True),
-        Finding("disk space", free > LEAST_FREE_BYTES, f"{free / 1024**3:.1f} GiB free", "yard gc, or free some space"),
+        Finding(
+            "disk space",
+            free > LEAST_FREE_BYTES,
+            f"{free / 1024**3:.1f} GiB free",
+            "yard gc, or free some space",
+            required=free < NEEDED_FREE_BYTES,
+        ),
         Finding(
             "memory",
             psutil.virtual_memory().available > LEAST_FREE_BYTES,

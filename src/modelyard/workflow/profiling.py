@@ -28,7 +28,7 @@ from modelyard.profile import MeasuredService, Profiler, batch_payloads, fingerp
 from modelyard.profile.curve import Curve, CurvePoint, measure_curve
 from modelyard.runtimes import Runtimes
 from modelyard.workflow.alone import alone, free
-from modelyard.workflow.deploying import Deployer
+from modelyard.workflow.deploying import Deployer, check_target
 from modelyard.workflow.planning import MAX_BATCHES, thread_choices
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.rows import Rows
@@ -93,8 +93,9 @@ class Profiling:
         """The configurations a request means. Raises NotFound (no such artifact), Unsupported (runtime)."""
         servable = self.hub.artifacts.list(ModelRef(version.model, version.number), servable_only=True)
         artifacts = [a for a in servable if not request.targets or a.target in request.targets]
-        missing = [str(t) for t in request.targets if t not in {a.target for a in servable}]
+        missing = [t for t in request.targets if t not in {a.target for a in servable}]
         if missing:
+            check_target(version, missing[0])
             raise NotFound(
                 f"{version.ref} has no servable artifact {missing[0]}",
                 hint=f"yard convert {version.ref} --to {missing[0]}",
@@ -272,6 +273,8 @@ def workload(request: ProfileRequest, batch: int) -> Workload:
     """The workload of a profile request for one request size. Raises InvalidInput."""
     if request.rate_rps is not None and request.closed is not None:
         raise InvalidInput("a workload is open (a rate) or closed (requests in flight), not both")
+    if request.rate_rps is None and request.arrival not in (None, Arrival.CLOSED):
+        raise InvalidInput(f"{request.arrival} arrivals need a rate", hint="give rate_rps (--rate)")
     shape = Workload(
         Arrival.CLOSED,
         concurrency=request.closed or 8,

@@ -16,6 +16,7 @@ from modelyard.domain.artifacts import Artifact, Standing
 from modelyard.domain.configuration import Configuration, Slo
 from modelyard.domain.decision import Decision
 from modelyard.domain.errors import BackendFailed, InvalidInput
+from modelyard.domain.figures import figure
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Arrival, Workload
@@ -217,7 +218,7 @@ class Publisher:
             latency = tried[-1]
             considered = (*choice.considered, *tried)
             if trustworthy(latency) and latency.indicators.p99_ms:
-                text = f"; p99 {latency.indicators.p99_ms} ms at {rate:,.0f} rps ({share:.0%} of its capacity)"
+                text = f"; p99 {latency.indicators.p99_ms} ms at {figure(rate)} rps ({share:.0%} of its capacity)"
                 return replace(choice, chosen=latency, reason=choice.reason + text, considered=considered)
         text = "; no p99 that can be trusted at any rate tried, see the verdicts"
         return replace(choice, reason=choice.reason + text, considered=considered)
@@ -248,8 +249,8 @@ def decision_of(version: Version, choice: Choice) -> Decision:
 
 
 def closed(effort: Effort, slowest_s: float) -> Workload:
-    """The workload that finds capacity: blocks long enough for three rounds of the slowest, in powers of two."""
-    rounds = 3 * CONCURRENCY * slowest_s / effort.capacity_s
+    """The workload that finds capacity: blocks long enough for two rounds of the slowest, in powers of two."""
+    rounds = 2 * CONCURRENCY * slowest_s / effort.capacity_s
     duration = effort.capacity_s * 2 ** max(0, math.ceil(math.log2(rounds)) if rounds > 0 else 0)
     return Workload(
         Arrival.CLOSED,
