@@ -9,6 +9,7 @@ one disturbs all. Closed loop gives throughput, an open loop at 70 % of the naiv
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -26,11 +27,11 @@ import numpy as np
 import modelyard
 from modelyard.domain.artifacts import Precision
 from modelyard.domain.configuration import Configuration
-from modelyard.domain.measurement import Measurement
 from modelyard.domain.services import Endpoint
-from modelyard.domain.versions import Version
+from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile import MeasuredService, Profiler, batch_payloads, compare
+from modelyard.workflow.planning import candidates, contenders
 from modelyard.workflow.progress import Progress
 
 HERE = Path(__file__).parent
@@ -53,7 +54,7 @@ def main() -> int:
             print(published.choice.reason)
             return 1
         chosen = published.choice.chosen.configuration
-        fp32 = best_fp32(published.choice.considered, published.version)
+        fp32 = best_fp32(yard, published.version)
         services = [stack.enter_context(naive(published.version, chosen))]
         services.append(stack.enter_context(ours(yard, published.version, fp32, "bench-fp32")))
         if chosen != fp32:
@@ -62,18 +63,16 @@ def main() -> int:
     return 0
 
 
-def best_fp32(considered: tuple[Measurement, ...], version: Version) -> Configuration:
-    """The fp32 configuration with the highest closed-loop throughput, the naive one left out."""
+def best_fp32(yard: modelyard.Yard, version: Version) -> Configuration:
+    """The fp32 configuration that publish would measure first: by the in-process curves of the proven artifacts."""
     able = [
-        m
-        for m in considered
-        if m.configuration.precision is Precision.FP32
-        and m.workload.arrival is Arrival.CLOSED
-        and m.configuration.artifact != version.source_artifact
+        a
+        for a in yard.hub.artifacts.list(ModelRef(version.model, version.number), servable_only=True)
+        if a.precision is Precision.FP32 and a.id != version.source_artifact
     ]
-    if not able:
-        raise SystemExit("publish measured no converted fp32 configuration; try --effort thorough")
-    return max(able, key=lambda m: m.indicators.throughput_rps.value).configuration
+    curves = yard.profiling.curves(version, able, say)
+    ranked = candidates(curves, {a.id: a for a in able}, cores=os.cpu_count() or 1, slo=None)
+    return contenders(ranked, 1)[0]
 
 
 @contextmanager

@@ -83,13 +83,13 @@ class Yard:
             settings.price_per_core_hour, settings.price_currency, settings.price_source, settings.price_as_of
         )
         profiler = Profiler(settings.work_dir / "profile", price)
-        self._profiling = Profiling(self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir)
+        self.profiling = Profiling(self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir)
         self._reporting = Reporting(self.hub, price)
         self._publisher = Publisher(
             self.hub,
             self._registering,
             self._converting,
-            self._profiling,
+            self.profiling,
             self.deployer,
             self._reporting,
             self._rows,
@@ -178,7 +178,7 @@ class Yard:
         self, ref: str, request: ProfileRequest | None = None, *, listener: Listener = silent
     ) -> list[Measurement]:
         """Measure configurations of a version on this node."""
-        return self._profiling.profile(ref, request or ProfileRequest(), listener)
+        return self.profiling.profile(ref, request or ProfileRequest(), listener)
 
     def compare(self, a: str, b: str) -> Comparison:
         """Compare two measurements by their ids, from their raw samples. Raises NotFound."""
@@ -236,7 +236,7 @@ class Yard:
     def gc(self, *, dry_run: bool = False) -> Freed:
         """Remove what no version, alias or service references, and what crashed services left behind."""
         self.deployer.collect(dry_run=dry_run)
-        files, size = self._profiling.sweep(dry_run=dry_run)
+        files, size = self.profiling.sweep(dry_run=dry_run)
         freed = self.hub.gc(dry_run=dry_run)
         return replace(freed, temp_files=freed.temp_files + files, size_bytes=freed.size_bytes + size)
 
