@@ -87,9 +87,9 @@ def test_only_a_delegated_v2_group_is_taken(tmp_path: Path) -> None:
 
 
 def test_without_a_usable_cgroup_memory_is_polled(tmp_path: Path) -> None:
-    limit = memory_limit(2**30, tmp_path / "not" / "there", "x")
+    limit = memory_limit(2**40, tmp_path / "not" / "there", "x")
     assert limit is not None
-    assert (limit.enforcement, limit.applied_bytes()) == ("polling", 2**30)
+    assert (limit.enforcement, limit.applied_bytes()) == ("polling", 2**40)
     assert limit.exceeded(os.getpid()) is None
     assert memory_limit(None, tmp_path, "x") is None
     tight = memory_limit(2**20, None, "x")
