@@ -31,7 +31,7 @@ class ReportData:
     """What a report shows. `chosen` and `naive` are measurement ids; `samples` maps measurement ids to raw samples.
 
     `commands` are (what it does, command line) to make the numbers again. `reason` says why `chosen` was chosen, or why
-    nothing was.
+    nothing was; `cost_ratio` is the decision's: cost of naive over chosen, None where no difference is shown.
     """
 
     version: Version
@@ -41,6 +41,7 @@ class ReportData:
     naive: str | None = None
     reason: str = ""
     slo: Slo | None = None
+    cost_ratio: float | None = None
     samples: Mapping[str, Path] = field(default_factory=dict)
     service: Service | None = None
     commands: tuple[tuple[str, str], ...] = ()
@@ -97,14 +98,12 @@ def _choice(data: ReportData) -> _Choice | None:
     naive = by_id.get(data.naive or "")
     if naive is None or naive.configuration == chosen.configuration:
         return _Choice(chosen, None, None, chosen, None)
-    cost = chosen.indicators.cost_per_million
-    comparable = naive.verdict.validity is not Validity.INVALID and cost > 0 and naive.indicators.cost_known
     compared = _under_the_load_of(naive, chosen, data)
     both = compared.id in data.samples and naive.id in data.samples
     return _Choice(
         chosen,
         naive,
-        naive.indicators.cost_per_million / cost if comparable else None,
+        data.cost_ratio,
         compared,
         compare(naive, data.samples[naive.id], compared, data.samples[compared.id]) if both else None,
     )

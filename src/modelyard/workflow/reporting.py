@@ -36,6 +36,7 @@ class Reporting:
             naive=decision.naive if decision else None,
             reason=decision.reason if decision else "nothing has been published yet",
             slo=decision.slo if decision else version.definition.slo,
+            cost_ratio=decision.cost_ratio if decision else None,
             samples=self._samples(measured),
             service=services[0] if services else None,
             commands=_commands(version),

@@ -113,6 +113,7 @@ def data(tmp_path: Path) -> ReportData:
         ),
         measurements=(best, plain, bad),
         chosen="best",
+        cost_ratio=4.0,
         naive="plain",
         reason="the cheapest that meets the SLO",
         slo=Slo(20, 200),
