@@ -188,7 +188,7 @@ def test_the_cost_stands_with_its_interval_and_no_cost_is_told_rather_than_zero(
     sure = dataclasses.replace(best.indicators, cost_interval=Interval(0.5, 0.4, 0.625))
     none = dataclasses.replace(plain.indicators, cost_per_million=0.0, core_s_per_request=0.0)
     measured = (dataclasses.replace(best, indicators=sure), dataclasses.replace(plain, indicators=none))
-    html = render_html(dataclasses.replace(data, measurements=measured))
+    html = render_html(dataclasses.replace(data, measurements=measured, cost_ratio=None))
     parse(html)
     assert html.count("0.4 – 0.625") == 2
     assert html.count("too little CPU time to tell") == 1
