@@ -22,6 +22,7 @@ def deploy(
     runtime: Annotated[str | None, typer.Option("--runtime", help="What executes it, e.g. onnxruntime.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads per replica.")] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", min=1, help="Processes behind the one port.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Where to compute: cpu or gpu:0.")] = None,
     max_batch: Annotated[int | None, typer.Option("--max-batch", min=1, help="Dynamic batching up to; 1: off.")] = None,
     max_delay_us: Annotated[
         int | None, typer.Option("--max-delay-us", min=0, help="Longest wait for a batch to fill.")
@@ -51,6 +52,7 @@ def deploy(
         name=arguments.service_name(name),
         target=Target.parse(target) if target else None,
         runtime=runtime,
+        device=device,
         threads=threads,
         replicas=replicas,
         batching=batching,

@@ -26,6 +26,7 @@ def profile(
     threads: Annotated[
         str | None, typer.Option("--threads", metavar="LIST", help="Threads per replica, e.g. 1,2.")
     ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu or gpu:0.")] = "cpu",
     max_batch: Annotated[
         str, typer.Option("--max-batch", metavar="LIST", help="Dynamic batching up to; 1: off.")
     ] = "1",
@@ -54,6 +55,7 @@ def profile(
         batches=arguments.counts(batch, "--batch"),
         targets=arguments.targets(target) if target else (),
         runtimes=arguments.words(runtime) if runtime else (),
+        device=device,
         threads=arguments.counts(threads, "--threads") if threads else (),
         max_batches=arguments.counts(max_batch, "--max-batch"),
         max_delay_us=max_delay_us,

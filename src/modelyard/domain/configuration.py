@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from modelyard.domain.artifacts import Precision, Target
 from modelyard.domain.errors import InvalidInput
 
+_DEVICE = re.compile(r"cpu|gpu:\d+")
 _SLO = re.compile(r"\s*p99\s*<=\s*([0-9.]+)\s*ms(?:\s+at\s+([0-9.]+)\s*rps)?\s*")
 
 
@@ -85,6 +86,8 @@ class Configuration:
     def __post_init__(self) -> None:
         if self.threads < 1 or self.replicas < 1:
             raise InvalidInput("a configuration needs threads >= 1 and replicas >= 1")
+        if not _DEVICE.fullmatch(self.device):
+            raise InvalidInput(f"'{self.device}' is not a device", hint="write cpu, or gpu:0 for the first GPU")
 
     @property
     def label(self) -> str:

@@ -50,6 +50,7 @@ class Deployer:
         return replace(
             base,
             runtime=runtime,
+            device=request.device or base.device,
             threads=request.threads or base.threads,
             replicas=request.replicas or base.replicas,
             batching=request.batching or base.batching,

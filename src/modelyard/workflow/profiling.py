@@ -107,6 +107,7 @@ class Profiling:
                 target=artifact.target,
                 runtime=runtime,
                 precision=artifact.precision,
+                device=request.device,
                 threads=count,
                 replicas=request.replicas,
                 batching=Batching(max_batch, request.max_delay_us if max_batch > 1 else 0),

@@ -25,6 +25,7 @@ class DeployRequest:
     name: str | None = None
     target: Target | None = None
     runtime: str | None = None
+    device: str | None = None
     threads: int | None = None
     replicas: int | None = None
     batching: Batching | None = None
@@ -47,6 +48,7 @@ class ProfileRequest:
     batches: tuple[int, ...] = (1,)
     targets: tuple[Target, ...] = ()
     runtimes: tuple[str, ...] = ()
+    device: str = "cpu"
     threads: tuple[int, ...] = ()
     max_batches: tuple[int, ...] = (1,)
     max_delay_us: int = 0

@@ -172,7 +172,8 @@ def test_publish_refuses_what_it_cannot_read(argv: tuple[str, ...], yard: Yard, 
 
 def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
     argv = (
-        "--batch 1,8 --target onnx,onnx:int8-static --runtime onnxruntime,openvino --threads 1,2 --max-batch 1,16 "
+        "--batch 1,8 --target onnx,onnx:int8-static --runtime onnxruntime,openvino --device gpu:0 --threads 1,2 "
+        "--max-batch 1,16 "
         "--max-delay-us 500 --replicas 2 --rate 50 --arrival constant --protocol grpc --blocks 3 --requests 200 "
         "--duration 2 --seed 7 --again"
     )
@@ -181,6 +182,7 @@ def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
         batches=(1, 8),
         targets=(Target("onnx"), Target("onnx", "int8-static")),
         runtimes=("onnxruntime", "openvino"),
+        device="gpu:0",
         threads=(1, 2),
         max_batches=(1, 16),
         max_delay_us=500,
