@@ -21,9 +21,10 @@ NAME: Final = "onnxruntime"
 SPIN_US: Final = "50"
 """How long an idle pool thread spins for more work before it sleeps.
 
-Measured on 2 cores, onnxruntime 1.31, 2 threads, a small CNN of batch 4 (us per run: wall / CPU): back to back,
-spinning for 50 us 146 / 291, the default 147 / 295, never 261 / 426; one run every 2 ms, 50 us 448 / 616, the
-default 180 / 2451, never 341 / 668. So 50 us keeps the throughput of spinning at the CPU cost of not spinning.
+Seen once on 2 cores, by a script that was not kept: onnxruntime 1.31, 2 threads, a small CNN of batch 4 (us per run:
+wall / CPU). Back to back, spinning for 50 us 146 / 291, the default 147 / 295, never 261 / 426; one run every 2 ms,
+50 us 448 / 616, the default 180 / 2451, never 341 / 668. So 50 us keeps the throughput of spinning at the CPU cost of
+not spinning, and wakes up later when idle.
 """
 
 _DATATYPES: Final = {

@@ -14,7 +14,8 @@ from modelyard.domain.configuration import Batching, Configuration, Slo
 from modelyard.profile.curve import CurvePoint
 
 SERVER_OVERHEAD_S = 20e-6
-"""CPU seconds our server spends on a small request beside the model; bench/serving_overhead.py measures it."""
+"""CPU seconds planned for our server's work on a small request: one busy core answers 70,000 to 96,000 of them a second
+(bench/serving_overhead.py), model included, in full batches; half as fast is assumed where batches are small."""
 HEADROOM = 0.7
 """Planned utilisation of a replica: above it queueing makes p99 a multiple of the service time (M/D/1)."""
 MAX_BATCHES = (1, 8, 32)
