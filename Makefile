@@ -35,6 +35,7 @@ $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits/train.py
 	$(BIN)/yard publish examples/digits/model.yaml --html digits-report.html
+	@echo; echo "yard is $(BIN)/yard here; to have it on the path: . $(BIN)/activate"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

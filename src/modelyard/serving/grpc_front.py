@@ -1,8 +1,8 @@
 """gRPC form of the Open Inference Protocol, on grpc.aio in the replica's own event loop.
 
-Messages are tritonclient's generated ones. grpcio itself is the limit: answering a constant at 8 connections (h2load, 2
-shared cores) grpc.aio reached 6.4k requests/s and sync threads 8.8k, but those would still have to hand each call to
-the loop and wait for it; with inference this front reached 3.5k.
+Messages are tritonclient's generated ones. grpcio itself is the limit: seen once, by a script that was not kept (a
+constant answer, 8 connections, h2load, 2 shared cores), grpc.aio reached 6.4k requests/s and sync threads 8.8k, but
+those would still have to hand each call to the loop and wait for it. With inference: bench/serving_overhead.py.
 """
 
 from __future__ import annotations
