@@ -40,27 +40,46 @@ class Slo:
 class Batching:
     """Dynamic batching: join waiting requests up to `max_size` rows; wait at most `max_delay_us` for more.
 
-    `max_size=1` switches batching off. A delay of 0 is greedy: take what waits when a slot frees.
+    `max_size=1` switches batching off. A delay of 0 is greedy: take what waits when a slot frees. `max_cost` bounds
+    what a batch costs besides its rows: the elements of its input dimensions that vary between requests (e.g. tokens
+    of a ragged text input), summed over its rows; None for no bound.
     """
 
     max_size: int = 1
     max_delay_us: int = 0
+    max_cost: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_size < 1 or self.max_delay_us < 0:
-            raise InvalidInput("batching needs max_size >= 1 and max_delay_us >= 0")
+        if self.max_size < 1 or self.max_delay_us < 0 or (self.max_cost is not None and self.max_cost < 1):
+            raise InvalidInput("batching needs max_size >= 1, max_delay_us >= 0 and max_cost >= 1")
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """Bounds of the queue of one model in one replica: requests held, and seconds a request may wait in it."""
+    """Bounds of the queue of one model in one replica: requests held, and seconds a request may wait in it.
+
+    Requests have a priority from 1 (first) to `priorities`; one that names none has `default_priority`, by default the
+    lowest. `slo_ms` is the latency target from receipt to answer that batching must keep; None where there is none.
+    """
 
     max_requests: int = 1024
     max_wait_s: float = 10.0
+    priorities: int = 2
+    default_priority: int | None = None
+    slo_ms: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_requests < 1 or self.max_wait_s <= 0:
             raise InvalidInput("a queue needs max_requests >= 1 and max_wait_s > 0")
+        if self.priorities < 1 or not 1 <= self.default_level <= self.priorities:
+            raise InvalidInput("a queue needs priorities >= 1 and a default_priority between 1 and priorities")
+        if self.slo_ms is not None and self.slo_ms <= 0:
+            raise InvalidInput("a queue needs slo_ms > 0")
+
+    @property
+    def default_level(self) -> int:
+        """The priority of a request that names none."""
+        return self.priorities if self.default_priority is None else self.default_priority
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,26 @@ from modelyard.domain.configuration import Batching, Configuration, QueuePolicy
 from modelyard.domain.versions import StepSpec
 
 
+class Isolation(StrEnum):
+    """Where a model executes: in the replica's own process, or each instance in a child process of its own.
+
+    `auto` chooses by runtime: what can be interrupted stays inside.
+    """
+
+    AUTO = "auto"
+    THREAD = "thread"
+    PROCESS = "process"
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """One model in a replica: a local artifact, how to run it, how to batch it.
 
     `steps_directory` holds the version's files that pre- and postprocessing steps use (labels, Python modules).
+    `instances` copies of the model run at the same time, with `threads` each. `weight` is the model's share where
+    models of one replica compete. `cache_bytes` bounds a cache of responses (0: none); `coalesce` lets identical
+    requests that are in flight at the same time share one execution: both only for models that are pure functions.
+    `classes` are the labels of a classifier's output columns.
     """
 
     name: str
@@ -28,6 +43,49 @@ class ServedModel:
     preprocess: tuple[StepSpec, ...] = ()
     postprocess: tuple[StepSpec, ...] = ()
     steps_directory: str = ""
+    instances: int = 1
+    isolation: Isolation = Isolation.AUTO
+    weight: float = 1.0
+    cache_bytes: int = 0
+    coalesce: bool = False
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions of a model are served and who gets how much.
+
+    `latest` n newest versions, or exactly `versions`, or (both unset) all. `labels` name versions for clients.
+    `canary` gives versions a share (0..1) of the requests that name neither version nor label; the rest goes to the
+    latest. `shadow`: a version that gets a copy of those requests, whose answers are only compared.
+    """
+
+    latest: int | None = None
+    versions: tuple[int, ...] = ()
+    labels: dict[str, int] = field(default_factory=dict)
+    canary: dict[int, float] = field(default_factory=dict)
+    shadow: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS of a replica's HTTP and gRPC ports: PEM files. With `client_ca` clients must show a certificate of it."""
+
+    certificate: str
+    key: str
+    client_ca: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Traces of requests: the share that is sampled where the caller does not say, and where spans go.
+
+    `file` takes one JSON object per span; `otlp_endpoint` is an OpenTelemetry collector's HTTP address.
+    """
+
+    rate: float = 0.0
+    file: str = ""
+    otlp_endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +96,10 @@ class ReplicaSpec:
     replicas share one port. `ready_file` is written (JSON: pid, http_port, grpc_port) once models are loaded and warm.
     `heartbeat_file` is touched (its mtime set) about every second from before `ready_file` appears until the replica
     exits, drain included, but only while the event loop turns and no model execution is stuck: an engine replaces a
-    replica whose heartbeat stops.
+    replica whose heartbeat stops. `unix_socket` is served beside the HTTP port. `repository` is a directory of models
+    that can be loaded while the replica runs (`M/V.json`, each a ServedModel); `policies` by model name.
+    `triton_metrics` adds the `nv_inference_*` metrics. `max_running` bounds executions that run at the same time over
+    all models (None: the cores this process may use).
     """
 
     service: str
@@ -52,6 +113,13 @@ class ReplicaSpec:
     max_body_bytes: int = 64 * 1024 * 1024
     ready_file: str | None = None
     heartbeat_file: str | None = None
+    unix_socket: str | None = None
+    tls: Tls | None = None
+    repository: str | None = None
+    policies: dict[str, VersionPolicy] = field(default_factory=dict)
+    tracing: Tracing = field(default_factory=Tracing)
+    triton_metrics: bool = False
+    max_running: int | None = None
 
 
 class ReplicaState(StrEnum):

@@ -18,10 +18,12 @@ import msgspec
 from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError
 from modelyard.domain.services import ReplicaSpec
 from modelyard.runtimes.registry import Runtimes
-from modelyard.serving import loading
-from modelyard.serving.dataplane import DataPlane
-from modelyard.serving.executor import Executor
-from modelyard.serving.http import HttpFront
+from modelyard.serving.http.connection import HttpFront
+from modelyard.serving.models import loading
+from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.observe.routes import ObserveRoutes
+from modelyard.serving.oip.routes import OipRoutes
+from modelyard.serving.scheduling.executor import Executor
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +45,8 @@ class Replica:
         self._stop = asyncio.Event()
         self._grpc: Any = None
         self._http: asyncio.Server | None = None
-        self._front = HttpFront(self.plane, self._pool, spec.max_body_bytes)
+        routes = (OipRoutes(self.plane), ObserveRoutes(self.plane))
+        self._front = HttpFront(self.plane, routes, self._pool, spec.max_body_bytes)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain."""
@@ -79,11 +82,16 @@ class Replica:
     async def _start_grpc(self) -> None:
         if self.spec.grpc_port is None:
             return
-        from modelyard.serving import grpc_front  # grpc costs 100 ms to import: only where it is wanted
+        from modelyard.serving.grpc import aio  # grpc costs 100 ms to import: only where it is wanted
+        from modelyard.serving.oip.service import methods
 
         address = f"{_bracketed(self.spec.host)}:{self.spec.grpc_port}"
-        self._grpc, self._grpc_port = await grpc_front.start(
-            self.plane, address, reuse_port=self.spec.reuse_port, max_body_bytes=self.spec.max_body_bytes
+        self._grpc, self._grpc_port = await aio.start(
+            self.plane,
+            methods(self.plane),
+            address,
+            reuse_port=self.spec.reuse_port,
+            max_body_bytes=self.spec.max_body_bytes,
         )
 
     async def _load(self) -> bool:

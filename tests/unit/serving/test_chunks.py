@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.domain.errors import InvalidInput
-from modelyard.serving.chunks import ChunkedBody
+from modelyard.serving.http.chunks import ChunkedBody
 
 
 def encode(parts, trailer=b""):

@@ -12,10 +12,10 @@ import pytest
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
-from modelyard.serving.executor import Executor
 from modelyard.serving.faults import Expired
-from modelyard.serving.plan import InferHead, InputHead, Interface, make_plan
-from modelyard.serving.work import Runnable, Work
+from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
+from modelyard.serving.scheduling.executor import Executor
+from modelyard.serving.scheduling.work import Runnable, Work
 
 BATCHED = Signature(
     (TensorSpec("x", Datatype.FP32, ("batch", "width")),), (TensorSpec("y", Datatype.FP32, ("batch", "width")),)

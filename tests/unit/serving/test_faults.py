@@ -7,7 +7,7 @@ import pytest
 
 from modelyard.domain.errors import ModelyardError, Unavailable
 from modelyard.serving import faults
-from modelyard.serving.router import REASONS
+from modelyard.serving.http.router import REASONS
 
 
 def leaves(kind):

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype
-from modelyard.serving import wire
+from modelyard.serving.oip import wire
 
 NUMERIC = [d for d in Datatype if d is not Datatype.BYTES]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)

@@ -17,8 +17,8 @@ from modelyard.domain.services import ServedModel
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
 from modelyard.runtimes.ports import RuntimeOptions
 from modelyard.runtimes.registry import Runtimes
-from modelyard.serving.plan import Interface
-from modelyard.serving.work import Runnable, Steps
+from modelyard.serving.oip.plan import Interface
+from modelyard.serving.scheduling.work import Runnable, Steps
 
 _log = logging.getLogger(__name__)
 

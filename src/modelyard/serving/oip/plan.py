@@ -15,7 +15,7 @@ import numpy as np
 
 from modelyard.domain.errors import InvalidInput, NotFound, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
-from modelyard.serving import wire
+from modelyard.serving.oip import wire
 
 _Parameters = dict[str, str | int | float | bool | None]
 
@@ -95,7 +95,9 @@ class Template:
 class Plan:
     """A checked request head. `outputs` pairs output indices with whether each is wanted as binary."""
 
-    __slots__ = ("binary_size", "id", "inputs", "interface", "outputs", "rows", "shape_key", "template", "timeout_s")
+    __slots__ = (
+        "binary_size", "id", "inputs", "interface", "outputs", "priority", "rows", "shape_key", "template", "timeout_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -104,7 +106,9 @@ class Plan:
         inputs: tuple[InputPlan, ...],
         outputs: tuple[tuple[int, bool], ...],
         timeout_s: float | None,
+        priority: int = 0,
     ) -> None:
+        self.priority = priority
         self.interface = interface
         self.id = request_id
         self.inputs = inputs
@@ -129,7 +133,8 @@ def make_plan(interface: Interface, head: InferHead) -> Plan:
         raise InvalidInput(
             f"{_who(head)}the batch dimension of input '{inputs[0].name}' is 0", hint="send 1 row or more"
         )
-    return Plan(interface, head.id, inputs, _outputs(interface, head, parameters), _timeout(parameters))
+    outputs = _outputs(interface, head, parameters)
+    return Plan(interface, head.id, inputs, outputs, _timeout(parameters), _priority(parameters))
 
 
 def _who(head: InferHead) -> str:
@@ -222,6 +227,14 @@ def _timeout(parameters: _Parameters) -> float | None:
     except ValueError:
         raise InvalidInput("parameter 'timeout' must be whole microseconds") from None
     return seconds if seconds > 0 else None
+
+
+def _priority(parameters: _Parameters) -> int:
+    """Triton's `priority` request parameter: 1 is first; 0 means the model's default."""
+    priority = parameters.get("priority", 0)
+    if type(priority) is not int or priority < 0:
+        raise InvalidInput("parameter 'priority' must be a non-negative integer")
+    return priority
 
 
 def unknown_model(name: str, version: str = "") -> NotFound:

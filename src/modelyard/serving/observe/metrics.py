@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from modelyard.serving.dataplane import DataPlane
-from modelyard.serving.executor import Executor
-from modelyard.serving.statistics import BOUNDS_S
+from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.observe.statistics import BOUNDS_S
+from modelyard.serving.scheduling.executor import Executor
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -14,8 +14,9 @@ import simdjson
 
 from modelyard.domain.errors import InvalidInput, Unsupported
 from modelyard.domain.tensors import Tensor
-from modelyard.serving import wire
-from modelyard.serving.plan import (
+from modelyard.serving.http.head import NO_HEADER, Head
+from modelyard.serving.oip import wire
+from modelyard.serving.oip.plan import (
     PLANS_KEPT,
     InferHead,
     InputHead,
@@ -29,19 +30,38 @@ from modelyard.serving.plan import (
 
 Body: TypeAlias = bytes | bytearray
 
-NO_HEADER: Final = -1
-"""Header length of a request without `Inference-Header-Content-Length`: the whole body is JSON."""
 SIMDJSON_ABOVE: Final = 4096
 """JSON bodies above this many bytes go through simdjson (3x32x32 tensor: 42 us against msgspec's 116)."""
 LARGE_JSON_BYTES: Final = 64 * 1024
 """JSON bodies above this are parsed off the event loop: they would hold it for more than ~50 us."""
-LARGE_JSON_ELEMENTS: Final = 4096
-"""JSON responses with more elements than this are rendered off the event loop."""
 _CACHED_HEAD_BYTES: Final = 2048
 
 _decode_head = msgspec.json.Decoder(InferHead).decode
 _encode = msgspec.json.Encoder().encode
 _BUFFERS: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
+
+
+class RestCodec:
+    """`http.ports.Codec` of this protocol."""
+
+    def is_large(self, head: Head, body: Body) -> bool:
+        """Whether there is much JSON to parse."""
+        length = head.header_length
+        return (len(body) if length < 0 else length) > LARGE_JSON_BYTES
+
+    def decode(self, interface: Interface, head: Head, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
+        """See `decode`."""
+        if head.encoding:
+            raise reject_encoding(head.encoding)
+        return decode(interface, head.header_length, body)
+
+    def render(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
+        """See `render`."""
+        return render(plan, outputs, start, stop)
+
+    def json_elements(self, plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
+        """See `json_elements`."""
+        return json_elements(plan, outputs, rows, batch_rows)
 
 
 def decode(interface: Interface, header_length: int, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
@@ -223,7 +243,7 @@ def _numbers(data: Any, datatype: str) -> Any:
 
 
 def render(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
-    """The whole HTTP response (head and body, keep-alive) for rows `start:stop` of a batch's outputs.
+    """Header lines and body of the response for rows `start:stop` of a batch's outputs.
 
     `outputs` are in the signature's order. Raises InvalidInput for what JSON cannot carry.
     """
@@ -276,12 +296,12 @@ def _render_mixed(plan: Plan, template: Template, parts: list[Tensor]) -> bytes:
     return _binary_head(len(json), len(body)) + json + body
 
 
-_JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+_JSON_HEAD = b"Content-Type: application/json\r\nContent-Length: "
 
 
 def _binary_head(json: int, binary: int) -> bytes:
     return (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+        b"Content-Type: application/octet-stream\r\n"
         b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n" % (json, json + binary)
     )
 

@@ -21,11 +21,11 @@ from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel, Refusal, adm
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.tensors import Tensor
-from modelyard.serving import wire
 from modelyard.serving.faults import Expired
-from modelyard.serving.plan import Interface
-from modelyard.serving.statistics import Ledger
-from modelyard.serving.work import Group, Outcome, Runnable, Work
+from modelyard.serving.observe.statistics import Ledger
+from modelyard.serving.oip import wire
+from modelyard.serving.oip.plan import Interface
+from modelyard.serving.scheduling.work import Group, Outcome, Runnable, Work
 
 _log = logging.getLogger(__name__)
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor as Pool
+from email.utils import formatdate
 from time import perf_counter
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError
 from modelyard.domain.tensors import Tensor
-from modelyard.serving import rest
-from modelyard.serving.chunks import ChunkedBody
-from modelyard.serving.dataplane import DataPlane
-from modelyard.serving.executor import Executor
 from modelyard.serving.faults import TooLarge
-from modelyard.serving.head import MAX_HEAD_BYTES, Head, Heads
-from modelyard.serving.plan import Plan
-from modelyard.serving.router import Router, error_response, error_text
-from modelyard.serving.work import Work
+from modelyard.serving.http.chunks import ChunkedBody
+from modelyard.serving.http.head import MAX_HEAD_BYTES, NO_HEADER, Head, Heads
+from modelyard.serving.http.ports import Body, Codec, Reply, Routes
+from modelyard.serving.http.router import REASONS, Router, error_response, error_text
+from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.oip.plan import Plan
+from modelyard.serving.scheduling.executor import Executor
+from modelyard.serving.scheduling.work import Work
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,10 @@ DRAIN_IDLE_S: Final = 0.5
 """While draining, a connection without a request for this long is closed."""
 MAX_PIPELINED: Final = 64
 _BIG_BODY: Final = 1024 * 1024
-_STATUS_LINE: Final = len(b"HTTP/1.1 200 OK\r\n")
+LARGE_JSON_ELEMENTS: Final = 4096
+"""Responses with more JSON elements than this are rendered off the event loop."""
+_COPIED_BELOW: Final = 64 * 1024
+"""Responses smaller than this are joined with their status line; larger ones are written in two parts."""
 
 
 class Slot:
@@ -45,47 +50,51 @@ class Slot:
     def __init__(self, head: Head) -> None:
         self.head = head
         self.work: HttpWork | None = None
-        self.response: bytes | None = None
+        self.response: Reply | None = None
         self.close = False
 
 
 class HttpWork(Work):
     """An inference request that came by HTTP."""
 
-    __slots__ = ("_connection", "_slot")
+    __slots__ = ("_codec", "_connection", "_slot")
 
     def __init__(
-        self, plan: Plan, tensors: tuple[Tensor, ...], received: float, connection: Connection, slot: Slot
+        self, plan: Plan, tensors: tuple[Tensor, ...], received: float, connection: Connection, slot: Slot, codec: Codec
     ) -> None:
         Work.__init__(self, plan, tensors, received)
         self._connection = connection
         self._slot = slot
+        self._codec = codec
+        limit = slot.head.timeout_s
+        if limit is not None and (self.timeout_s is None or limit < self.timeout_s):
+            self.timeout_s = limit
 
     def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
         """Render and send; large JSON is rendered in the pool."""
         connection = self._connection
         if connection.transport is None:
             return
-        if _elements(outputs) > rest.LARGE_JSON_ELEMENTS:
+        if _elements(outputs) > LARGE_JSON_ELEMENTS:
             rows = outputs[0].shape[0] if outputs[0].ndim else 1
-            if rest.json_elements(self.plan, outputs, stop - start, rows) > rest.LARGE_JSON_ELEMENTS:
+            if self._codec.json_elements(self.plan, outputs, stop - start, rows) > LARGE_JSON_ELEMENTS:
                 connection.front.pool.submit(self._render_aside, outputs, start, stop)
                 return
-        connection.answer(self._slot, rest.render(self.plan, outputs, start, stop))
+        connection.answer(self._slot, self._codec.render(self.plan, outputs, start, stop))
 
     def _render_aside(self, outputs: list[Tensor], start: int, stop: int) -> None:
         try:
-            payload = rest.render(self.plan, outputs, start, stop)
+            reply = Reply(200, self._codec.render(self.plan, outputs, start, stop))
         except ModelyardError as error:
-            payload = error_response(error)
+            reply = error_response(error)
         except Exception:  # noqa: BLE001 - boundary of a pool thread
             _log.exception("rendering a response failed")
-            payload = error_response(BackendFailed("the response could not be rendered"))
-        self._connection.front.loop.call_soon_threadsafe(self._connection.answer, self._slot, payload)
+            reply = error_response(BackendFailed("the response could not be rendered"))
+        self._connection.front.loop.call_soon_threadsafe(self._connection.answer_with, self._slot, reply)
 
     def fail(self, error: ModelyardError) -> None:
         """Send the error."""
-        self._connection.answer(self._slot, error_response(error))
+        self._connection.answer_with(self._slot, error_response(error))
 
 
 def _elements(outputs: list[Tensor]) -> int:
@@ -95,21 +104,41 @@ def _elements(outputs: list[Tensor]) -> int:
 class HttpFront:
     """What all HTTP connections of a replica share."""
 
-    def __init__(self, plane: DataPlane, pool: Pool, max_body_bytes: int) -> None:
+    def __init__(self, plane: DataPlane, routes: Sequence[Routes], pool: Pool, max_body_bytes: int) -> None:
         self.plane = plane
         self.pool = pool
         self.max_body_bytes = max_body_bytes
         self.heads = Heads()
-        self.router = Router(plane)
+        self.router = Router(routes)
         self.connections: set[Connection] = set()
         self.loop = asyncio.get_running_loop()
+        self.ok = self._line(200)
+        """What a 200 response begins with: status and `Date`."""
+        self._lines: dict[int, bytes] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def connection(self) -> Connection:
         """A protocol for a new connection (the factory that `create_server` takes)."""
         return Connection(self)
 
+    def line(self, status: int) -> bytes:
+        """What a response begins with: status line and `Date`, the latter as of the last sweep."""
+        return self._lines.get(status) or self._lines.setdefault(status, self._line(status))
+
+    @staticmethod
+    def _line(status: int) -> bytes:
+        return f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {formatdate(usegmt=True)}\r\n".encode("ascii")
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine to its end."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
     def sweep(self, now: float) -> None:
-        """Enforce the deadlines of all connections. Call about every second (more often while draining)."""
+        """Enforce the deadlines of all connections, renew the date. Call about every second (more while draining)."""
+        self._lines.clear()
+        self.ok = self._line(200)
         for connection in list(self.connections):
             connection.sweep(now)
 
@@ -274,23 +303,38 @@ class Connection(asyncio.Protocol):
             self._full = True
             self._flow()
         try:
-            executor = head.executor
-            if executor is None:
-                executor = self.front.router.inference(head)
-                if executor is None:
-                    self.answer(slot, _without_body(head, self.front.router.respond(head)))
+            inference = head.inference
+            if inference is None:
+                inference = self.front.router.inference(head)
+                if inference is None:
+                    self._respond(slot, body)
                     return
-                head.executor = executor
-            if head.encoding:
-                raise rest.reject_encoding(head.encoding)
-            json = len(body) if head.header_length < 0 else head.header_length
-            if json > rest.LARGE_JSON_BYTES:
-                self.front.pool.submit(self._decode_aside, slot, executor, body, received)
+                head.inference = inference
+            executor, codec = inference.target.pick(), inference.codec
+            if codec.is_large(head, body):
+                self.front.pool.submit(self._decode_aside, slot, executor, codec, body, received)
                 return
-            plan, tensors = rest.decode(executor.interface, head.header_length, body)
-            self._submit(slot, executor, HttpWork(plan, tensors, received, self, slot))
+            plan, tensors = codec.decode(executor.interface, head, body)
+            self._submit(slot, executor, HttpWork(plan, tensors, received, self, slot, codec))
         except ModelyardError as error:
             self._fail(slot, error)
+
+    def _respond(self, slot: Slot, body: Body) -> None:
+        """Answer anything but an inference. Raises ModelyardError."""
+        reply = self.front.router.respond(slot.head, body)
+        if isinstance(reply, Reply):
+            self.answer_with(slot, reply)
+        else:
+            self.front.run(self._respond_later(slot, reply))
+
+    async def _respond_later(self, slot: Slot, reply: Coroutine[Any, Any, Reply]) -> None:
+        try:
+            self.answer_with(slot, await reply)
+        except ModelyardError as error:
+            self._fail(slot, error)
+        except Exception:  # noqa: BLE001 - boundary of a task
+            _log.exception("answering %s failed", "/".join(slot.head.segments))
+            self._fail(slot, BackendFailed("the request could not be served"))
 
     def _submit(self, slot: Slot, executor: Executor, work: HttpWork) -> None:
         executor.submit(work)
@@ -299,20 +343,20 @@ class Connection(asyncio.Protocol):
     def _fail(self, slot: Slot, error: ModelyardError) -> None:
         if isinstance(error, InvalidInput):
             self.front.plane.bad_requests += 1
-        self.answer(slot, error_response(error))
+        self.answer_with(slot, error_response(error))
 
-    def _decode_aside(self, slot: Slot, executor: Executor, body: bytes | bytearray, received: float) -> None:
+    def _decode_aside(self, slot: Slot, executor: Executor, codec: Codec, body: Body, received: float) -> None:
         """In a pool thread: parse large JSON."""
         call = self.front.loop.call_soon_threadsafe
         try:
-            plan, tensors = rest.decode(executor.interface, slot.head.header_length, body)
+            plan, tensors = codec.decode(executor.interface, slot.head, body)
         except ModelyardError as error:
             call(self._fail, slot, error)
         except Exception:  # noqa: BLE001 - boundary of a pool thread
             _log.exception("decoding a request failed")
             call(self._fail, slot, BackendFailed("the request could not be decoded"))
         else:
-            call(self._decoded, slot, executor, HttpWork(plan, tensors, received, self, slot))
+            call(self._decoded, slot, executor, HttpWork(plan, tensors, received, self, slot, codec))
 
     def _decoded(self, slot: Slot, executor: Executor, work: HttpWork) -> None:
         if self.transport is None:
@@ -324,24 +368,39 @@ class Connection(asyncio.Protocol):
 
     # --- responses
 
-    def answer(self, slot: Slot, payload: bytes) -> None:
+    def answer(self, slot: Slot, rest: bytes) -> None:
+        """Answer with 200 and `rest` (`Reply.rest`) once all before it are sent. Safe when the client is gone."""
+        slot.work = None  # it holds the slot in turn: cut the cycle, so that no garbage collection is needed
+        head, pending, transport = slot.head, self._pending, self.transport
+        if (
+            len(rest) < _COPIED_BELOW
+            and len(pending) == 1
+            and head.keep_alive
+            and not head.old_http
+            and transport is not None
+            and not self._full
+            and not self.front.plane.draining
+        ):  # the common case, in one write
+            pending.popleft()
+            try:
+                transport.write(self.front.ok + rest)
+            except RuntimeError:
+                transport.abort()
+            return
+        self.answer_with(slot, Reply(200, rest))
+
+    def answer_with(self, slot: Slot, reply: Reply) -> None:
         """Send a response as soon as all before it are sent. Safe when the client is gone."""
         transport = self.transport
         if transport is None:
             return
-        slot.work = None  # it holds the slot in turn: cut the cycle, so that no garbage collection is needed
-        head = slot.head
-        if not head.keep_alive or self.front.plane.draining or slot.close:
-            slot.close = True
-            payload = _with_line(payload, b"Connection: close\r\n")
-        elif head.old_http:
-            payload = _with_line(payload, b"Connection: keep-alive\r\n")
+        slot.work = None
+        slot.response = reply
         pending = self._pending
-        slot.response = payload
         try:
             while pending and (ready := pending[0].response) is not None:
                 first = pending.popleft()
-                transport.write(ready)
+                self._write(transport, first, ready)
                 if first.close:
                     self._closing = True
                     transport.close()
@@ -355,12 +414,28 @@ class Connection(asyncio.Protocol):
             self._flow()
             self.front.loop.call_soon(self._advance, perf_counter())
 
+    def _write(self, transport: asyncio.Transport, slot: Slot, reply: Reply) -> None:
+        head, status, rest = slot.head, reply.status, reply.rest
+        line = self.front.line(status)
+        if not head.keep_alive or self.front.plane.draining or slot.close:
+            slot.close = True
+            line += b"Connection: close\r\n"
+        elif head.old_http:
+            line += b"Connection: keep-alive\r\n"
+        if head.method == "HEAD":
+            rest = rest[: rest.index(b"\r\n\r\n") + 4]
+        if len(rest) < _COPIED_BELOW:
+            transport.write(line + rest)
+        else:
+            transport.write(line)
+            transport.write(rest)
+
     def _refuse(self, error: ModelyardError) -> None:
         """Answer something that cannot be framed, then close."""
         self.front.plane.bad_requests += 1
         self._refuse_with(error_response(error))
 
-    def _refuse_with(self, payload: bytes) -> None:
+    def _refuse_with(self, reply: Reply) -> None:
         self._closing = True
         self._head = None
         self._body = None
@@ -371,10 +446,10 @@ class Connection(asyncio.Protocol):
             return
         slot = Slot(_LAST)
         self._pending.append(slot)
-        slot.response = _with_line(payload, b"Connection: close\r\n")
+        slot.response, slot.close = reply, True
         try:
-            while self._pending and self._pending[0].response is not None:
-                transport.write(self._pending.popleft().response or b"")
+            while self._pending and (ready := self._pending[0].response) is not None:
+                self._write(transport, self._pending.popleft(), ready)
             if not self._pending:
                 transport.write_eof()
         except (RuntimeError, OSError):
@@ -419,14 +494,4 @@ class Connection(asyncio.Protocol):
                 transport.close()
 
 
-_LAST = Head("", (), 0, False, False, False, rest.NO_HEADER, "")
-
-
-def _with_line(payload: bytes, line: bytes) -> bytes:
-    """Insert a header line after the status line."""
-    at = payload.index(b"\r\n") + 2 if payload[9:12] != b"200" else _STATUS_LINE
-    return payload[:at] + line + payload[at:]
-
-
-def _without_body(head: Head, payload: bytes) -> bytes:
-    return payload[: payload.index(b"\r\n\r\n") + 4] if head.method == "HEAD" else payload
+_LAST = Head("", (), 0, False, False, False, NO_HEADER, "")

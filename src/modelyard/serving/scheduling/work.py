@@ -9,7 +9,8 @@ from typing import Protocol
 
 from modelyard.domain.errors import ModelyardError
 from modelyard.domain.tensors import Signature, Tensor, Tensors
-from modelyard.serving.plan import Plan
+from modelyard.serving.observe.context import TraceContext
+from modelyard.serving.oip.plan import Plan
 
 
 class Steps(Protocol):
@@ -23,7 +24,8 @@ class Steps(Protocol):
 class Work:
     """One request on its way through an executor. Subclasses know the protocol that it came by.
 
-    `tensors` are in the signature's order; `rows` and `shape_key` decide with what it can be joined.
+    `tensors` are in the signature's order; `rows` and `shape_key` decide with what it can be joined. `priority` is 0
+    where the request names none. `trace` is the trace that the caller is part of, if any.
     """
 
     __slots__ = (
@@ -33,11 +35,13 @@ class Work:
         "plan",
         "post_s",
         "pre_s",
+        "priority",
         "received",
         "rows",
         "shape_key",
         "tensors",
         "timeout_s",
+        "trace",
     )
 
     def __init__(self, plan: Plan, tensors: tuple[Tensor, ...], received: float) -> None:
@@ -48,6 +52,8 @@ class Work:
         self.received = received
         self.enqueued = received
         self.timeout_s = plan.timeout_s
+        self.priority = plan.priority
+        self.trace: TraceContext | None = None
         self.deadline = 0.0
         self.pre_s = 0.0
         self.post_s = 0.0

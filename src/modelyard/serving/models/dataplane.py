@@ -9,12 +9,13 @@ import os
 from time import perf_counter
 from typing import Any, Final
 
-from modelyard.domain.errors import InvalidInput, Unavailable
+from modelyard.domain.errors import InvalidInput, NotFound, Unavailable
 from modelyard.domain.services import ServedModel
 from modelyard.domain.tensors import TensorSpec
-from modelyard.serving.executor import Executor
-from modelyard.serving.plan import unknown_model
-from modelyard.serving.statistics import ModelStatistics, ReplicaStatistics
+from modelyard.serving.models.target import Target
+from modelyard.serving.observe.statistics import ModelStatistics, ReplicaStatistics
+from modelyard.serving.oip.plan import unknown_model
+from modelyard.serving.scheduling.executor import Executor
 
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
 STATISTICS_SCHEMA: Final = 1
@@ -67,6 +68,13 @@ class DataPlane:
         if any(n == name and (not version or v == number) for n, v in self._served):
             raise Unavailable(f"Request for unknown model: '{name}' is not at ready state", why="it is being loaded")
         raise unknown_model(name, version)
+
+    def target(self, name: str, version: str = "", label: str = "") -> Target:
+        """Where requests to a model, its version or its label go. Raises NotFound, Unavailable, InvalidInput."""
+        if label:
+            raise NotFound(f"model '{name}' has no label '{label}'")
+        self.find(name, version)
+        return Target(lambda: self.find(name, version))
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether a model version answers inferences. Raises NotFound for one that is not served at all."""

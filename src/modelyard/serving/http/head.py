@@ -7,15 +7,18 @@ them again 3-4 us; equal bytes mean the same request, so the cache cannot change
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import httptools
 
 from modelyard.domain.errors import InvalidInput
-from modelyard.serving.executor import Executor
-from modelyard.serving.rest import NO_HEADER
 
+if TYPE_CHECKING:
+    from modelyard.serving.http.ports import Inference
+
+NO_HEADER: Final = -1
+"""Header length of a request without `Inference-Header-Content-Length`: the whole body is JSON."""
 MAX_HEAD_BYTES: Final = 16 * 1024
 _KEPT: Final = 1024
 _KEPT_HEAD_BYTES: Final = 2048
@@ -25,7 +28,8 @@ _KEPT_HEAD_BYTES: Final = 2048
 class Head:
     """What a request head says. `segments` is the decoded path, split; `length` of the body, -1 if chunked.
 
-    `executor` is filled by the router the first time the head is seen, when it asks for an inference.
+    `inference` is filled by the router the first time the head is seen, when it asks for one. `timeout_s` is the
+    request's own deadline by header.
     """
 
     method: str
@@ -36,7 +40,8 @@ class Head:
     expects_continue: bool
     header_length: int
     encoding: str
-    executor: Executor | None = None
+    timeout_s: float | None = None
+    inference: Inference | None = None
 
     @property
     def chunked(self) -> bool:

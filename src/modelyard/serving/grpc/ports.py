@@ -1,0 +1,57 @@
+"""What a protocol brings to the gRPC fronts: its methods, and the codec of its inferences."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from modelyard.domain.tensors import Tensor
+from modelyard.serving.oip.plan import Plan
+from modelyard.serving.scheduling.executor import Executor
+
+
+@dataclass(slots=True)
+class Call:
+    """What a front knows of a call besides its message. `received`: perf_counter; `timeout_s`: left at `received`."""
+
+    received: float
+    timeout_s: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class InferenceCodec(Protocol):
+    """One protocol's unary inference method. Event-loop thread only."""
+
+    def decode(self, message: bytes) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
+        """Decode and check a request message: where it goes, its plan, its tensors in the signature's order.
+
+        Raises ModelyardError.
+        """
+        ...
+
+    def encode(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
+        """The response message for rows `start:stop` of a batch's outputs (all where the model is not batched)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC; messages are bytes on both sides. Exactly one of the three handlers is set; they raise ModelyardError.
+
+    `path`: e.g. `/inference.GRPCInferenceService/ModelInfer`. `stream` serves server and bidirectional streaming.
+    """
+
+    path: str
+    inference: InferenceCodec | None = None
+    unary: Callable[[bytes, Call], Awaitable[bytes]] | None = None
+    stream: Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]] | None = None
+
+
+Methods = Mapping[str, Method]
+"""By path."""
+
+
+def by_path(*methods: Any) -> dict[str, Method]:
+    """Index methods by path."""
+    return {method.path: method for method in methods}

@@ -1,0 +1,1 @@
+"""Queues, batches and execution slots of the served models."""
