@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 FRAMEWORKS := torch,onnx,openvino,sklearn,images
-EVERYTHING := $(FRAMEWORKS),postgres,s3,dev
+EVERYTHING := $(FRAMEWORKS),postgres,s3,otel,dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test check check-fast format docs bench clean

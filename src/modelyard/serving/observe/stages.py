@@ -1,0 +1,195 @@
+"""The stages of the requests just served: a ring of timestamps, and the slowest ones of the last minutes.
+
+Written once per executed batch, beside the ledger. A timestamp is a reading of `perf_counter`; nothing is formatted or
+exported before somebody asks or a request is sampled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from heapq import heappush, heapreplace
+from time import perf_counter, time
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from modelyard.serving.observe.context import TraceContext
+from modelyard.serving.oip.plan import Interface
+from modelyard.serving.scheduling.work import Work
+
+BATCHES_KEPT: Final = 256
+SLOWEST_KEPT: Final = 16
+SLOWEST_WINDOW_S: Final = 60.0
+
+
+class Member(NamedTuple):
+    """One request of a batch; `pre_s` and `post_s` are the times of its steps."""
+
+    received: float
+    enqueued: float
+    pre_s: float
+    post_s: float
+    id: str
+    trace: TraceContext | None
+
+
+@dataclass(slots=True)
+class Execution:
+    """One executed batch and its requests.
+
+    `free`: when the slot was free for it; `start`, `end` of the model's run; `encoded`: all answers handed to their
+    connections; `sent`: the loop has turned since, so that they are with the kernel, 0 where nobody waited for it.
+    """
+
+    interface: Interface
+    rows: int
+    free: float
+    start: float
+    end: float
+    encoded: float
+    members: list[Member]
+    error: str = ""
+    sent: float = 0.0
+
+
+class Stages(msgspec.Struct):
+    """One request as `/requests` shows it. Times in microseconds; `age_s` since its answer.
+
+    `receive` and parse, `queue` for the slot, `batch_wait` with the slot free, `pre`- and `post`-processing steps,
+    `infer` (of its batch of `batch_rows` rows), `encode` and hand over to the connection.
+    """
+
+    model: str
+    version: int
+    id: str
+    trace_id: str
+    batch_rows: int
+    age_s: float
+    total_us: float
+    receive_us: float
+    pre_us: float
+    queue_us: float
+    batch_wait_us: float
+    infer_us: float
+    post_us: float
+    encode_us: float
+    error: str = ""
+
+
+class Exporter(Protocol):
+    """Where sampled requests go (`tracing.Tracer`)."""
+
+    active: bool
+
+    def offer(self, execution: Execution) -> None:
+        """Take the sampled requests of a batch; called on the event loop, must not block."""
+        ...
+
+
+class Recorder:
+    """The ring of a replica. Event-loop thread only."""
+
+    __slots__ = ("_exporter", "_recent", "_slow_since", "_slowest", "_slowest_before")
+
+    def __init__(self, exporter: Exporter | None = None) -> None:
+        self._recent: deque[Execution] = deque(maxlen=BATCHES_KEPT)
+        self._exporter = exporter
+        self._slowest: list[tuple[float, int, Execution, Member]] = []
+        self._slowest_before = self._slowest
+        self._slow_since = perf_counter()
+
+    def record(
+        self,
+        interface: Interface,
+        batch: list[Work],
+        rows: int,
+        free: float,
+        start: float,
+        end: float,
+        encoded: float,
+        error: str = "",
+    ) -> None:
+        """Note an executed batch."""
+        members = [Member(w.received, w.enqueued, w.pre_s, w.post_s, w.plan.id, w.trace) for w in batch]
+        execution = Execution(interface, rows, free, start, end, encoded, members, error)
+        self._recent.append(execution)
+        slowest = self._slowest
+        if len(slowest) < SLOWEST_KEPT or encoded - members[0].received > slowest[0][0]:
+            self._note_slow(execution)
+        exporter = self._exporter
+        if exporter is not None and exporter.active:
+            exporter.offer(execution)
+
+    def _note_slow(self, execution: Execution) -> None:
+        encoded = execution.encoded
+        if encoded - self._slow_since > SLOWEST_WINDOW_S:
+            self._slowest_before, self._slowest = self._slowest, []
+            self._slow_since = encoded
+        slowest = self._slowest
+        for member in execution.members:
+            entry = (encoded - member.received, id(member), execution, member)
+            if len(slowest) < SLOWEST_KEPT:
+                heappush(slowest, entry)
+            elif entry[0] > slowest[0][0]:
+                heapreplace(slowest, entry)
+
+    def recent(self, most: int = 100) -> list[Stages]:
+        """The last requests, newest first."""
+        now = perf_counter()
+        found: list[Stages] = []
+        for execution in reversed(self._recent):
+            found += [stages(execution, member, now) for member in reversed(execution.members)]
+            if len(found) >= most:
+                break
+        return found[:most]
+
+    def slowest(self) -> list[Stages]:
+        """The slowest requests of the last one to two minutes, slowest first."""
+        now = perf_counter()
+        entries = {entry[1]: entry for entry in (*self._slowest, *self._slowest_before)}.values()
+        young = [e for e in entries if now - e[2].encoded <= 2 * SLOWEST_WINDOW_S]
+        young.sort(key=lambda entry: -entry[0])
+        return [stages(execution, member, now) for _, _, execution, member in young[:SLOWEST_KEPT]]
+
+
+def stages(execution: Execution, member: Member, now: float) -> Stages:
+    """A request's time, split."""
+    queue, wait = waits(execution, member)
+    return Stages(
+        model=execution.interface.name,
+        version=execution.interface.version,
+        id=member.id,
+        trace_id=member.trace.trace_id if member.trace else "",
+        batch_rows=execution.rows,
+        age_s=now - execution.encoded,
+        total_us=_us(execution.encoded - member.received),
+        receive_us=_us(member.enqueued - member.received - member.pre_s),
+        pre_us=_us(member.pre_s),
+        queue_us=_us(queue),
+        batch_wait_us=_us(wait),
+        infer_us=_us(execution.end - execution.start),
+        post_us=_us(member.post_s),
+        encode_us=_us(execution.encoded - execution.end - member.post_s),
+        error=execution.error,
+    )
+
+
+def waits(execution: Execution, member: Member) -> tuple[float, float]:
+    """How long a request waited for the slot, and then with the slot free, in seconds."""
+    free = min(max(execution.free, member.enqueued), execution.start)
+    return free - member.enqueued, execution.start - free
+
+
+def _us(seconds: float) -> float:
+    return round(max(seconds, 0.0) * 1e6, 1)
+
+
+def unix_offset_s() -> float:
+    """What to add to a reading of `perf_counter` to get seconds since 1970."""
+    return time() - perf_counter()
+
+
+def snapshot(recorder: Recorder) -> dict[str, Any]:
+    """`GET /requests`."""
+    return {"schema": 1, "recent": recorder.recent(), "slowest": recorder.slowest()}

@@ -1,0 +1,255 @@
+"""Which requests are traced, by Triton's trace settings, and their way to the exporters.
+
+The event loop decides and queues; a thread of its own turns records into spans and writes them, so that a slow disk or
+collector never holds a request. What does not fit the queue is dropped and counted.
+Settings: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_trace.md
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from queue import Full, Queue
+from typing import Any, Final
+
+from modelyard.domain.errors import InvalidInput, ModelyardError
+from modelyard.domain.services import Tracing
+from modelyard.serving.observe.context import TraceContext, new_span_id, new_trace_id
+from modelyard.serving.observe.spans import FileWriter, Sample, SpanWriter, open_telemetry
+from modelyard.serving.observe.stages import Execution, Member
+
+_log = logging.getLogger(__name__)
+
+QUEUED: Final = 10_000
+"""Samples that may wait for the exporting thread."""
+_FIXED: Final = ("trace_file", "trace_mode")
+_NAMES: Final = ("trace_level", "trace_rate", "trace_count", "log_frequency", *_FIXED)
+
+
+@dataclass(slots=True)
+class Settings:
+    """Whether and how often requests are sampled: one of `rate` requests, `count` more of them (-1: no end)."""
+
+    on: bool = False
+    rate: int = 1000
+    count: int = -1
+    changed: frozenset[str] = field(default=frozenset())
+    """The settings that a model has of its own; the others follow the replica's."""
+
+
+class Tracer:
+    """The trace settings of a replica and its models, and the sampler. Event-loop thread only, but for `close`."""
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        writers: list[SpanWriter] | None = None,
+        soon: Callable[[Callable[[], None]], Any] | None = None,
+    ) -> None:
+        """`soon` calls something in the loop's next turn: when a sampled answer has been handed to the kernel."""
+        self._tracing = tracing
+        self._writers = writers if writers is not None else writers_of(tracing)
+        self._soon = soon
+        self._global = _start(tracing)
+        self._models: dict[str, Settings] = {}
+        self._until: dict[str, int] = {}
+        self.dropped = 0
+        """Samples lost because the exporting thread could not keep up."""
+        self.exported = 0
+        self.failed = 0
+        """Samples that an exporter could not write."""
+        self._queue: Queue[Sample | None] = Queue(QUEUED)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether any span can leave at all: without an exporter nothing is sampled."""
+        return bool(self._writers)
+
+    # --- sampling
+
+    def offer(self, execution: Execution) -> None:
+        """Queue the sampled requests of a batch: those whose caller samples them, and one in `rate` of the others."""
+        name, members = execution.interface.name, execution.members
+        settings = self._of(name)
+        picked: list[tuple[Member, TraceContext]] = []
+        if settings.on and settings.count != 0:
+            picked = self._pick(settings, members, self._until.get(name, settings.rate - 1))
+            self._until[name] = _next(self._until.get(name, settings.rate - 1), len(members), settings.rate)
+        picked += [(m, m.trace) for m in members if m.trace is not None and m.trace.sampled]
+        if picked:
+            self._queue_all(Sample(execution, picked))
+
+    def _pick(self, settings: Settings, members: list[Member], first: int) -> list[tuple[Member, TraceContext]]:
+        """Every `rate`th member from `first` on; one that comes with a trace follows its caller's decision instead."""
+        chosen = [m for m in members[first :: settings.rate] if m.trace is None]
+        if settings.count > 0:
+            chosen = chosen[: settings.count]
+            settings.count -= len(chosen)
+        return [(m, TraceContext(new_trace_id(), "", sampled=True, span_id=new_span_id())) for m in chosen]
+
+    def _queue_all(self, sample: Sample) -> None:
+        if self._soon is None:
+            self._put(sample)
+        else:
+            self._soon(lambda: self._sent(sample))
+
+    def _sent(self, sample: Sample) -> None:
+        sample.mark_sent()
+        self._put(sample)
+
+    def _put(self, sample: Sample) -> None:
+        try:
+            self._queue.put_nowait(sample)
+        except Full:
+            self.dropped += len(sample.picked)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._export, name="traces", daemon=True)
+            self._thread.start()
+
+    def _export(self) -> None:
+        """The exporting thread."""
+        while (sample := self._queue.get()) is not None:
+            for writer in self._writers:
+                try:
+                    writer.write(sample)
+                    self.exported += len(sample.picked)
+                except Exception:  # noqa: BLE001 - boundary of a thread: an exporter's failure must not end tracing
+                    self.failed += len(sample.picked)
+                    _log.exception("a trace could not be written")
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Export what waits, within `timeout_s`, and end the thread."""
+        if self._thread is not None:
+            try:
+                self._queue.put(None, timeout=timeout_s)
+            except Full:
+                _log.warning("%d traces were not written in time", self._queue.qsize())
+            else:
+                self._thread.join(timeout_s)
+        for writer in self._writers:
+            writer.close()
+
+    # --- settings
+
+    def _of(self, model: str) -> Settings:
+        return self._models.get(model, self._global)
+
+    def settings(self, model: str = "") -> dict[str, Any]:
+        """The settings of a model, or of the replica, as Triton writes them: texts."""
+        own = self._of(model)
+        mode = "opentelemetry" if self._tracing.otlp_endpoint else "triton"
+        return {
+            "trace_level": ["TIMESTAMPS" if own.on else "OFF"],
+            "trace_rate": str(own.rate),
+            "trace_count": str(own.count),
+            "log_frequency": "0",
+            "trace_file": self._tracing.file,
+            "trace_mode": mode,
+        }
+
+    def update(self, wanted: Mapping[str, Any], model: str = "") -> dict[str, Any]:
+        """Change settings; None clears one (a model's to the replica's, the replica's to its start). All or nothing.
+
+        Returns the settings then. Raises InvalidInput: an unknown name, a value that is none, or a setting that only
+        the operator may change (where traces are written).
+        """
+        base = self._of(model) if model else self._global
+        start = self._global if model else _start(self._tracing)
+        changed = replace(base)
+        names = set(changed.changed)
+        for name, value in wanted.items():
+            if name not in _NAMES:
+                raise InvalidInput(f"unknown trace setting: '{name}'", hint=f"known are {', '.join(_NAMES)}")
+            if name in _FIXED:
+                raise InvalidInput(
+                    f"{name} location can not be updated through network protocol",
+                    hint="set it in the replica's spec (tracing)",
+                )
+            _change(changed, name, value, start)
+            names = names - {name} if value is None else names | {name}
+        changed.changed = frozenset(names)
+        if changed.on and not self._writers:
+            raise InvalidInput(
+                "tracing cannot be switched on",
+                why="this replica has no place to write traces to",
+                hint="start it with tracing.file or tracing.otlp_endpoint in its spec",
+            )
+        if not model:
+            self._global = changed
+            for own in self._models.values():
+                _follow(own, changed)
+        elif names:
+            self._models[model] = changed
+        else:
+            self._models.pop(model, None)
+        return self.settings(model)
+
+
+def _start(tracing: Tracing) -> Settings:
+    """The settings that a spec asks for."""
+    rate = tracing.rate
+    return Settings(on=rate > 0, rate=max(round(1 / rate), 1) if rate > 0 else 1000)
+
+
+def _change(settings: Settings, name: str, value: object, start: Settings) -> None:
+    if name == "trace_level":
+        settings.on = start.on if value is None else _level(value)
+    elif name == "trace_rate":
+        settings.rate = start.rate if value is None else _whole(name, value, 1)
+    elif name == "trace_count":
+        settings.count = start.count if value is None else _whole(name, value, -1)
+    elif value is not None and _whole(name, value, 0) != 0:
+        raise InvalidInput("log_frequency is not supported", why="spans are written as they come", hint="leave it 0")
+
+
+def _follow(own: Settings, base: Settings) -> None:
+    """What a model has not set itself follows the replica's."""
+    if "trace_level" not in own.changed:
+        own.on = base.on
+    if "trace_rate" not in own.changed:
+        own.rate = base.rate
+    if "trace_count" not in own.changed:
+        own.count = base.count
+
+
+def _next(first: int, members: int, rate: int) -> int:
+    """How many requests still pass before the next sample, after `members` of which number `first` was one."""
+    while first < members:
+        first += rate
+    return first - members
+
+
+def _level(value: object) -> bool:
+    levels = value if isinstance(value, list) else [value]
+    if not levels or any(level not in ("OFF", "TIMESTAMPS") for level in levels):
+        raise InvalidInput(f"trace_level {levels} is not supported", hint="use OFF or TIMESTAMPS")
+    return "TIMESTAMPS" in levels
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    text = value[0] if isinstance(value, list) and len(value) == 1 else value
+    try:
+        number = int(str(text))
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise InvalidInput(f"{name} must be a whole number >= {least}", why=f"got {value!r}")
+    return number
+
+
+def writers_of(tracing: Tracing) -> list[SpanWriter]:
+    """The exporters that a spec asks for. Raises Unsupported, InvalidInput."""
+    writers: list[SpanWriter] = []
+    try:
+        if tracing.file:
+            writers.append(FileWriter(tracing.file))
+        if tracing.otlp_endpoint:
+            writers.append(open_telemetry(tracing.otlp_endpoint))
+    except ModelyardError:
+        for writer in writers:
+            writer.close()
+        raise
+    return writers
