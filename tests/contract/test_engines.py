@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelyard.dispatch import Engine, infer
+from modelyard.client import Client
+from modelyard.dispatch import Engine
 from modelyard.dispatch.engines.process import ProcessEngine
 from modelyard.domain.artifacts import LocalArtifact, Precision, Target
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, NotFound
@@ -59,7 +60,8 @@ def _server(tmp_path: Path) -> Place:
         return ReplicaSpec("add", (ServedModel("add", version, artifact, "onnxruntime"),), drain_timeout_s=5.0)
 
     def answer(endpoint: Endpoint) -> int:
-        return int(infer(endpoint.url, "add", {"x": np.zeros((1, 1), np.int64)})["y"][0, 0])
+        with Client(endpoint.url) as client:
+            return int(client.infer("add", {"x": np.zeros((1, 1), np.int64)})["y"][0, 0])
 
     missing = LocalArtifact(str(tmp_path), "missing.onnx", Target("onnx"), Precision.FP32, signature)
     broken = ReplicaSpec("add", (ServedModel("add", 9, missing, "onnxruntime"),))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelyard.dispatch import InferenceClient, infer, metadata
+from modelyard.client import NO_RETRIES, Client
 from modelyard.dispatch.engines.process import ProcessEngine
 from modelyard.domain.artifacts import LocalArtifact, Precision, Target
 from modelyard.domain.errors import BackendFailed, ModelyardError, NotFound
@@ -53,7 +53,8 @@ def yard(tmp_path: Path) -> Iterator[ProcessEngine]:
 
 
 def probe(endpoint: Endpoint) -> None:
-    assert infer(endpoint.url, "scale", {"x": X})["y"].shape == (1, 3)
+    with Client(endpoint.url) as client:
+        assert client.infer("scale", {"x": X})["y"].shape == (1, 3)
 
 
 class Load:
@@ -71,7 +72,8 @@ def load(endpoint: Endpoint, threads: int = 3) -> Iterator[Load]:
     def call() -> None:
         while not over.is_set():
             try:
-                seen.factors.append(float(infer(endpoint.url, "scale", {"x": X}, timeout_s=10.0)["y"][0, 0]))
+                with Client(endpoint.url, timeout_s=10.0, retries=NO_RETRIES) as client:
+                    seen.factors.append(float(client.infer("scale", {"x": X})["y"][0, 0]))
             except ModelyardError as error:
                 seen.errors.append(error)
 
@@ -89,14 +91,15 @@ def load(endpoint: Endpoint, threads: int = 3) -> Iterator[Load]:
 def test_a_real_service_answers_on_every_replica(yard: ProcessEngine, tmp_path: Path) -> None:
     endpoint = yard.start("scale", spec(tmp_path, 2.0), 2, probe)
     for binary in (True, False):
-        with InferenceClient(endpoint.url) as client:
+        with Client(endpoint.url) as client:
             assert client.infer("scale", {"x": X}, binary=binary)["y"].tolist() == [[2.0, 4.0, 6.0]]
-    found = metadata(endpoint.url, "scale")
+    with Client(endpoint.url) as client:
+        found = client.metadata("scale").signature
     assert [str(t) for t in (*found.inputs, *found.outputs)] == [
         str(t) for t in (*SIGNATURE.inputs, *SIGNATURE.outputs)
     ]
-    with pytest.raises(NotFound):
-        infer(endpoint.url, "other", {"x": X})
+    with Client(endpoint.url) as client, pytest.raises(NotFound):
+        client.infer("other", {"x": X})
     assert not any("writes no heartbeat" in line for line in yard.logs("scale"))
 
 

@@ -43,11 +43,12 @@ def predict(
     JSON is a V2 body {"inputs": [{name, shape, datatype, data}]} or {NAME: nested list}.
     """
     from modelyard.cli import tables, tensor_files
-    from modelyard.dispatch.client import metadata
+    from modelyard.client import Client
 
     with session.yard() as yard:
         running = yard.service(service).service
-        signature = metadata(running.endpoint.url, running.model)
+        with Client(running.endpoint.url) as client:
+            signature = client.metadata(running.model).signature
         tensors = tensor_files.read(source, signature)
         try:
             answer = yard.predict(service, tensors)

@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from modelyard.client import Client
 from modelyard.convert import plan_targets
-from modelyard.dispatch import Engine, InferenceClient
+from modelyard.dispatch import Engine
 from modelyard.domain.artifacts import Artifact, Standing, Target
 from modelyard.domain.configuration import Batching, Configuration
 from modelyard.domain.errors import Conflict, InvalidInput, NotFound, Rejected
@@ -216,7 +217,7 @@ class Deployer:
         sample = self.rows.sample(version)
 
         def infer(endpoint: Endpoint) -> None:
-            with InferenceClient(endpoint.url) as client:
+            with Client(endpoint.url) as client:
                 client.infer(version.model, sample)
 
         return infer
@@ -224,8 +225,8 @@ class Deployer:
     def predict(self, name: str, tensors: Tensors) -> dict[str, Tensor]:
         """Answer of a running service. Raises NotFound, Unavailable, InvalidInput."""
         service = self.hub.services.get(name)
-        with InferenceClient(service.endpoint.url) as client:
-            return client.infer(service.model, tensors)
+        with Client(service.endpoint.url) as client:
+            return client.infer(service.model, tensors).outputs
 
     def status(self, name: str) -> ServiceStatus:
         """A service as the hub has it and as its processes are now. Raises NotFound."""

@@ -1,0 +1,161 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from modelyard.client import calls
+from modelyard.client.address import Address
+from modelyard.client.calls import Call
+from modelyard.client.connections import Pool
+from modelyard.client.inference import Inference, InferResult
+from modelyard.client.messages import ModelMetadata, ModelStatistics, RepositoryModel, ServerMetadata
+from modelyard.client.options import Timing, Tls, TransportOptions
+from modelyard.client.retries import RetryPolicy
+from modelyard.client.rules import CallRules
+from modelyard.domain.errors import Unavailable
+from modelyard.domain.tensors import Tensors
+
+T = TypeVar("T")
+
+
+class Client:
+    """Calls one service over the Open Inference Protocol (HTTP), on kept connections.
+
+    Thread-safe: threads share its connections and its retry budget. Close it, or use it as a context manager.
+    Every method raises Unavailable (with `retry_after_s` if the service says when) where the service cannot be
+    reached, is busy or does not answer in time, BackendFailed where it failed or breaks the protocol, Rejected where
+    it does not let the caller in, and NotFound for a model it does not have.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
+        transport: TransportOptions | None = None,
+        retries: RetryPolicy | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        """`url`: `http://host:port`, `https://...`, `http://[::1]:8000`, `unix:///path`; a path before `/v2` is kept.
+
+        `timeout_s`: of a whole call, retries included, where the call gives none. `headers`: sent with every call.
+        Raises InvalidInput.
+        """
+        address, options = Address.parse(url), transport or TransportOptions()
+        self.url = url
+        self._rules = CallRules(address, timeout_s, headers, options, retries, timing)
+        context = (tls or Tls()).context() if address.tls else None
+        self._pool = Pool(address, options, context, self._rules.clock)
+
+    def infer(
+        self,
+        model: str,
+        inputs: Tensors,
+        *,
+        version: int | str | None = None,
+        label: str | None = None,
+        outputs: Sequence[str] | None = None,
+        binary: bool = True,
+        timeout_s: float | None = None,
+        priority: int | None = None,
+        request_id: str = "",
+        classify: int | None = None,
+        datatypes: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> InferResult:
+        """Send tensors to a model; its outputs by name (`BYTES` as object arrays of bytes, `BF16` as float32).
+
+        `version` or `label` (of Modelyard's servers); else the service chooses. `outputs`: which, by default all.
+        `binary`: False for JSON. `timeout_s` is the deadline of the whole call; the service is told it, so that it
+        does not compute what nobody waits for. `priority`: 1 is the highest (Triton's parameter). `classify`: the top
+        k classes of the named outputs, see `InferResult.classes`. `datatypes`: `{"x": "BF16"}` sends floats as BF16.
+        Raises InvalidInput for what the model does not take.
+        """
+        asked = Inference(
+            inputs=inputs,
+            outputs=outputs,
+            binary=binary,
+            priority=priority,
+            request_id=request_id,
+            classify=classify,
+            datatypes=datatypes,
+        )
+        return self._call(calls.infer(model, version, label, asked, headers), timeout_s)
+
+    def metadata(
+        self, model: str, *, version: int | str | None = None, label: str | None = None, timeout_s: float | None = None
+    ) -> ModelMetadata:
+        """What a model takes and gives; its `signature` is the same in Modelyard's terms."""
+        return self._call(calls.metadata(model, version, label), timeout_s)
+
+    def server_metadata(self, *, timeout_s: float | None = None) -> ServerMetadata:
+        """Name, version and protocol extensions of the service."""
+        return self._call(calls.server_metadata(), timeout_s)
+
+    def live(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the service runs. Asked once; raises Unavailable where nobody answers."""
+        return self._call(calls.probe("/v2/health/live"), timeout_s)
+
+    def ready(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the service takes requests. Asked once; raises Unavailable where nobody answers."""
+        return self._call(calls.probe("/v2/health/ready"), timeout_s)
+
+    def model_ready(self, model: str, *, version: int | str | None = None, timeout_s: float | None = None) -> bool:
+        """Whether a model takes requests; False for an unknown one. Asked once."""
+        return self._call(calls.model_ready(model, version), timeout_s)
+
+    def statistics(
+        self, model: str | None = None, *, version: int | str | None = None, timeout_s: float | None = None
+    ) -> tuple[ModelStatistics, ...]:
+        """Statistics of one model (all its versions, or one), or of all models."""
+        return self._call(calls.statistics(model, version), timeout_s)
+
+    def models(self, *, ready_only: bool = False, timeout_s: float | None = None) -> tuple[RepositoryModel, ...]:
+        """The models in the service's repository."""
+        return self._call(calls.repository_index(ready_only=ready_only), timeout_s)
+
+    def load(
+        self, model: str, *, parameters: Mapping[str, str | int | bool] | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Load a model, or load it anew. `parameters` as Triton's: `{"config": "..."}`."""
+        self._call(calls.load(model, parameters), timeout_s)
+
+    def unload(self, model: str, *, dependents: bool = False, timeout_s: float | None = None) -> None:
+        """Unload a model."""
+        self._call(calls.unload(model, dependents=dependents), timeout_s)
+
+    def close(self) -> None:
+        """Close idle connections now, and those in use when their call ends."""
+        self._pool.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, call: Call[T], timeout_s: float | None) -> T:
+        rules = self._rules
+        left = rules.timeout(timeout_s)
+        deadline = rules.clock() + left
+        attempt = 1
+        while True:
+            try:
+                answer = call.read(self._pool.exchange(rules.write(call, left), deadline))
+            except Unavailable as error:
+                delay = rules.delay(call, error, attempt, deadline)
+                if delay is None:
+                    raise
+            else:
+                rules.budget.earn()
+                return answer
+            rules.timing.sleep(delay)
+            attempt += 1
+            left = deadline - rules.clock()
