@@ -10,10 +10,12 @@ from time import perf_counter
 from typing import Any, Final
 
 from modelyard.domain.errors import InvalidInput, NotFound, Unavailable
-from modelyard.domain.services import ServedModel
+from modelyard.domain.services import ServedModel, Tracing
 from modelyard.domain.tensors import TensorSpec
 from modelyard.serving.models.target import Target
+from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.observe.statistics import ModelStatistics, ReplicaStatistics
+from modelyard.serving.observe.tracing import Tracer
 from modelyard.serving.oip.plan import unknown_model
 from modelyard.serving.scheduling.executor import Executor
 
@@ -37,6 +39,11 @@ class DataPlane:
         self._models: dict[str, dict[int, Executor]] = {}
         self._load_s: dict[tuple[str, int], float] = {}
         self._started = perf_counter()
+        self.triton_metrics = False
+        """Whether `/metrics` shows Triton's names too."""
+        self.tracer = Tracer(Tracing())
+        self.recorder = Recorder(self.tracer)
+        """The stages of the requests just served."""
 
     def add(self, executor: Executor, load_s: float = 0.0) -> None:
         """Serve a loaded and warm model version."""

@@ -1,4 +1,4 @@
-"""Paths that tell about the replica: `/metrics` (Prometheus), `/stats` (JSON)."""
+"""Paths that tell about the replica: `/metrics` (Prometheus), `/stats` (counters), `/requests` (the last requests)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from modelyard.serving.http.ports import Body, Reply
 from modelyard.serving.http.router import json_response, not_allowed, response
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.observe.metrics import CONTENT_TYPE, render_metrics
+from modelyard.serving.observe.stages import snapshot
 
 
 class ObserveRoutes:
-    """Metrics and statistics."""
+    """Metrics, statistics, the last requests."""
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
@@ -20,11 +21,23 @@ class ObserveRoutes:
         return
 
     def respond(self, head: Head, body: Body) -> Reply | None:  # noqa: ARG002
-        """`/metrics` and `/stats`."""
-        if head.segments not in (("metrics",), ("stats",)):
-            return None
-        if head.method not in ("GET", "HEAD"):
-            return not_allowed(head, "GET, HEAD")
-        if head.segments == ("metrics",):
-            return response(200, render_metrics(self._plane), CONTENT_TYPE)
+        """`/metrics`, `/stats` and `/requests`."""
+        match head.segments:
+            case ("metrics",):
+                make = self._metrics
+            case ("stats",):
+                make = self._statistics
+            case ("requests",):
+                make = self._requests
+            case _:
+                return None
+        return make() if head.method in ("GET", "HEAD") else not_allowed(head, "GET, HEAD")
+
+    def _metrics(self) -> Reply:
+        return response(200, render_metrics(self._plane), CONTENT_TYPE)
+
+    def _statistics(self) -> Reply:
         return json_response(self._plane.statistics())
+
+    def _requests(self) -> Reply:
+        return json_response(snapshot(self._plane.recorder))
