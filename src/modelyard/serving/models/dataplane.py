@@ -48,6 +48,7 @@ class DataPlane:
     def add(self, executor: Executor, load_s: float = 0.0) -> None:
         """Serve a loaded and warm model version."""
         face = executor.interface
+        executor.recorder = self.recorder
         self._models.setdefault(face.name, {})[face.version] = executor
         self._load_s[(face.name, face.version)] = load_s
 

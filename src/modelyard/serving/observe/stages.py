@@ -80,7 +80,10 @@ class Stages(msgspec.Struct):
 class Exporter(Protocol):
     """Where sampled requests go (`tracing.Tracer`)."""
 
-    active: bool
+    @property
+    def active(self) -> bool:
+        """Whether any span can leave."""
+        ...
 
     def offer(self, execution: Execution) -> None:
         """Take the sampled requests of a batch; called on the event loop, must not block."""

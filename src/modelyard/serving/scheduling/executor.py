@@ -14,6 +14,7 @@ from collections import deque
 from concurrent.futures import Executor as Pool
 from queue import SimpleQueue
 from time import perf_counter, time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from modelyard.serving.observe.statistics import Ledger
 from modelyard.serving.oip import wire
 from modelyard.serving.oip.plan import Interface
 from modelyard.serving.scheduling.work import Group, Outcome, Runnable, Work
+
+if TYPE_CHECKING:
+    from modelyard.serving.observe.stages import Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ class Executor:
         self.interface = interface
         self.ledger = Ledger()
         self.cost = LatencyModel()
+        self.recorder: Recorder | None = None
+        """Where the stages of executed requests go (`observe.stages`)."""
         self.waiting = 0
         """Requests accepted and not yet taken into a batch, those in pre-processing included."""
         self.running = 0
@@ -390,6 +396,8 @@ class Executor:
             seen.busy_s += outcome.end - start
         for work in batch:
             ledger.count_duration(done - work.received)
+        if self.recorder is not None:
+            self.recorder.record(self.interface, batch, outcome.rows, free_at, start, outcome.end, done)
 
     def _fail(self, work: Work, error: ModelyardError) -> None:
         self.ledger.failed += 1
