@@ -1,6 +1,7 @@
 """Tensors by their Open Inference Protocol names, and the signature of a model.
 
-A tensor in memory is a numpy array; `BYTES` is an object array whose elements are `bytes`.
+A tensor in memory is a numpy array; `BYTES` is an object array whose elements are `bytes`. `BF16`, which numpy lacks,
+is a float32 array: two bytes per element on the wire, rounded to the nearest, ties to even (docs/adr/0036).
 """
 
 from __future__ import annotations
@@ -35,16 +36,22 @@ class Datatype(StrEnum):
     FP16 = "FP16"
     FP32 = "FP32"
     FP64 = "FP64"
+    BF16 = "BF16"
     BYTES = "BYTES"
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
-        """The numpy dtype of a tensor of this datatype (`object` for `BYTES`)."""
+        """The numpy dtype of a tensor of this datatype in memory (`object` for `BYTES`, float32 for `BF16`)."""
         return _NUMPY[self]
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of one element on the wire; 0 for `BYTES`, whose elements have a length of their own."""
+        return _WIRE_BYTES[self]
 
     @classmethod
     def of(cls, dtype: np.dtype[np.generic]) -> Datatype:
-        """The datatype of a numpy dtype; any string or object dtype is `BYTES`.
+        """The datatype of a numpy dtype; any string or object dtype is `BYTES`. float32 is `FP32`, never `BF16`.
 
         Raises InvalidInput for dtypes that no protocol carries (complex, datetime, structured).
         """
@@ -72,9 +79,32 @@ _NUMPY: dict[Datatype, np.dtype[np.generic]] = {
     Datatype.FP16: np.dtype(np.float16),
     Datatype.FP32: np.dtype(np.float32),
     Datatype.FP64: np.dtype(np.float64),
+    Datatype.BF16: np.dtype(np.float32),
     Datatype.BYTES: np.dtype(np.object_),
 }
-_BY_NUMPY = {dtype.str[1:]: datatype for datatype, dtype in _NUMPY.items() if datatype is not Datatype.BYTES}
+_BY_NUMPY = {
+    dtype.str[1:]: datatype
+    for datatype, dtype in _NUMPY.items()
+    if datatype not in (Datatype.BYTES, Datatype.BF16)
+}
+_WIRE_BYTES = {datatype: dtype.itemsize for datatype, dtype in _NUMPY.items()} | {Datatype.BYTES: 0, Datatype.BF16: 2}
+
+
+def to_bf16(tensor: Tensor) -> NDArray[np.uint16]:
+    """The bfloat16 bits of float32 numbers, same shape: rounded to the nearest, ties to even; NaN stays NaN.
+
+    bfloat16 is the upper half of a float32; too large a number becomes infinity, as IEEE 754 rounds.
+    """
+    bits = np.ascontiguousarray(tensor, np.float32).reshape(tensor.shape).view(np.uint32)
+    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
+    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # rounding a NaN up could make an infinity of it
+    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return np.where(nan, quiet, rounded).astype(np.uint16)
+
+
+def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The float32 numbers, same shape, that these bfloat16 bits are; exact."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def _check_names(signature: Signature, session: Any) -> None:
         for spec in declared:
             if spec.name not in found:
                 raise InvalidInput(f"the model has no {kind} '{spec.name}'", hint=f"its {kind}s are {listing}")
-            if found[spec.name].datatype is not spec.datatype:
+            if found[spec.name].datatype.numpy != spec.datatype.numpy:  # BF16 is float32 here
                 raise InvalidInput(
                     f"{kind} '{spec.name}' is {found[spec.name].datatype} in the model",
                     why=f"the signature says {spec.datatype}",

@@ -60,7 +60,9 @@ def load(served: ServedModel, runtimes: Runtimes) -> Loaded:
                 why=str(error),
                 hint="run it with the same runtime outside the server: yard predict, or verify it again",
             ) from error
-    return Loaded(served, Interface(served.name, served.version, outer), model, cost, perf_counter() - started)
+    return Loaded(
+        served, Interface(served.name, served.version, outer, served.classes), model, cost, perf_counter() - started
+    )
 
 
 def _steps(served: ServedModel, inner: Signature) -> tuple[Signature, Steps | None, Steps | None]:

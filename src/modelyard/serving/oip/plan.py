@@ -49,10 +49,15 @@ class InferHead(msgspec.Struct):
 class Interface:
     """What a served model version takes and gives, as the protocol shows it, and its plan caches."""
 
-    __slots__ = ("batched", "binary_plans", "input_index", "json_plans", "name", "output_index", "signature", "version")
+    __slots__ = (
+        "batched", "binary_plans", "classes", "input_index", "json_plans", "name", "output_index", "signature",
+        "version",
+    )  # fmt: skip
 
-    def __init__(self, name: str, version: int, signature: Signature) -> None:
+    def __init__(self, name: str, version: int, signature: Signature, classes: tuple[str, ...] = ()) -> None:
         self.name = name
+        self.classes = classes
+        """Labels of a classifier's output columns, where the operator gave them."""
         self.version = version
         self.signature = signature
         self.batched = signature.batched  # kept: working it out costs 2 us, too much for every response
