@@ -24,10 +24,12 @@ class Sample:
 
     execution: Execution
     picked: list[tuple[Member, TraceContext]]
+    sent: float = 0.0
+    """When the loop had turned, so that the answers were with the kernel; 0 where nobody waited for it."""
 
     def mark_sent(self) -> None:
         """The answers are with the kernel now."""
-        self.execution.sent = perf_counter()
+        self.sent = perf_counter()
 
 
 class Span(msgspec.Struct, omit_defaults=True):
@@ -67,7 +69,7 @@ def spans(sample: Sample) -> Iterator[list[Span]]:
     def ns(clock: float) -> int:
         return int((clock + offset) * 1e9)
 
-    end = execution.sent or execution.encoded
+    end = sample.sent or execution.encoded
     for member, trace in sample.picked:
         face = execution.interface
         attributes: dict[str, str | int] = {"model": face.name, "version": face.version, "batch.rows": execution.rows}

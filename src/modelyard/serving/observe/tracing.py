@@ -18,7 +18,7 @@ from modelyard.domain.errors import InvalidInput, ModelyardError
 from modelyard.domain.services import Tracing
 from modelyard.serving.observe.context import TraceContext, new_span_id, new_trace_id
 from modelyard.serving.observe.spans import FileWriter, Sample, SpanWriter, open_telemetry
-from modelyard.serving.observe.stages import Execution, Member
+from modelyard.serving.observe.stages import whole
 
 _log = logging.getLogger(__name__)
 
@@ -70,25 +70,31 @@ class Tracer:
 
     # --- sampling
 
-    def offer(self, execution: Execution) -> None:
+    def offer(self, entry: Any) -> None:
         """Queue the sampled requests of a batch: those whose caller samples them, and one in `rate` of the others."""
-        name, members = execution.interface.name, execution.members
-        settings = self._of(name)
-        picked: list[tuple[Member, TraceContext]] = []
+        name, members = entry[0].name, entry[6]
+        settings = self._models.get(name, self._global)
+        picked: list[tuple[int, TraceContext]] = []
         if settings.on and settings.count != 0:
-            picked = self._pick(settings, members, self._until.get(name, settings.rate - 1))
-            self._until[name] = _next(self._until.get(name, settings.rate - 1), len(members), settings.rate)
-        picked += [(m, m.trace) for m in members if m.trace is not None and m.trace.sampled]
+            first = self._until.get(name, settings.rate - 1)
+            if first < len(members):
+                picked = self._pick(settings, members, first)
+                first += -(-(len(members) - first) // settings.rate) * settings.rate
+            self._until[name] = first - len(members)
+        for i, member in enumerate(members):
+            if member[5] is not None and member[5].sampled:
+                picked.append((i, member[5]))
         if picked:
-            self._queue_all(Sample(execution, picked))
+            execution = whole(entry)
+            self._queue_all(Sample(execution, [(execution.members[i], trace) for i, trace in picked]))
 
-    def _pick(self, settings: Settings, members: list[Member], first: int) -> list[tuple[Member, TraceContext]]:
+    def _pick(self, settings: Settings, members: list[Any], first: int) -> list[tuple[int, TraceContext]]:
         """Every `rate`th member from `first` on; one that comes with a trace follows its caller's decision instead."""
-        chosen = [m for m in members[first :: settings.rate] if m.trace is None]
+        chosen = [i for i in range(first, len(members), settings.rate) if members[i][5] is None]
         if settings.count > 0:
             chosen = chosen[: settings.count]
             settings.count -= len(chosen)
-        return [(m, TraceContext(new_trace_id(), "", sampled=True, span_id=new_span_id())) for m in chosen]
+        return [(i, TraceContext(new_trace_id(), "", sampled=True, span_id=new_span_id())) for i in chosen]
 
     def _queue_all(self, sample: Sample) -> None:
         if self._soon is None:
@@ -134,12 +140,9 @@ class Tracer:
 
     # --- settings
 
-    def _of(self, model: str) -> Settings:
-        return self._models.get(model, self._global)
-
     def settings(self, model: str = "") -> dict[str, Any]:
         """The settings of a model, or of the replica, as Triton writes them: texts."""
-        own = self._of(model)
+        own = self._models.get(model, self._global)
         mode = "opentelemetry" if self._tracing.otlp_endpoint else "triton"
         return {
             "trace_level": ["TIMESTAMPS" if own.on else "OFF"],
@@ -156,7 +159,7 @@ class Tracer:
         Returns the settings then. Raises InvalidInput: an unknown name, a value that is none, or a setting that only
         the operator may change (where traces are written).
         """
-        base = self._of(model) if model else self._global
+        base = self._models.get(model, self._global) if model else self._global
         start = self._global if model else _start(self._tracing)
         changed = replace(base)
         names = set(changed.changed)
@@ -213,13 +216,6 @@ def _follow(own: Settings, base: Settings) -> None:
         own.rate = base.rate
     if "trace_count" not in own.changed:
         own.count = base.count
-
-
-def _next(first: int, members: int, rate: int) -> int:
-    """How many requests still pass before the next sample, after `members` of which number `first` was one."""
-    while first < members:
-        first += rate
-    return first - members
 
 
 def _level(value: object) -> bool:
