@@ -22,6 +22,8 @@ from modelyard.serving.http.connection import HttpFront
 from modelyard.serving.models import loading
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.observe.routes import ObserveRoutes
+from modelyard.serving.observe.stages import Recorder
+from modelyard.serving.observe.tracing import Tracer
 from modelyard.serving.oip.routes import OipRoutes
 from modelyard.serving.scheduling.executor import Executor
 
@@ -40,6 +42,9 @@ class Replica:
     def __init__(self, spec: ReplicaSpec, runtimes: Runtimes, version: str) -> None:
         self.spec = spec
         self.plane = DataPlane(spec.service, version, spec.models)
+        self.plane.tracer = Tracer(spec.tracing, soon=asyncio.get_running_loop().call_soon)
+        self.plane.recorder = Recorder(self.plane.tracer)
+        self.plane.triton_metrics = spec.triton_metrics
         self._runtimes = runtimes
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="aside")
         self._stop = asyncio.Event()
@@ -185,6 +190,7 @@ class Replica:
         if self._grpc is not None:
             await self._grpc.stop(0)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self.plane.tracer.close()
         for executor in self.plane.executors:
             executor.close()
         if self.spec.ready_file is not None:

@@ -1,0 +1,67 @@
+"""The exposition: what a Prometheus parser makes of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from modelyard.domain.batching import Refusal
+from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.observe.metrics import METRICS, TRITON_METRICS, render_metrics
+from modelyard.serving.observe.statistics import Ledger
+from modelyard.serving.oip.plan import Interface
+from tests.serving_harness import VECTOR
+
+ODD = 'a "quoted" \\ name\nof two lines'
+
+
+@pytest.fixture
+def plane(monkeypatch):
+    ledger = Ledger()
+    batch = ledger.of_rows(4)
+    batch.batches, batch.requests, batch.infer_s, batch.queue_s, batch.batch_wait_s = 3, 12, 0.5, 0.25, 0.125
+    ledger.failed = 2
+    ledger.refused[Refusal.QUEUE_FULL] = 5
+    for seconds in (0.00005, 0.003, 20.0):
+        ledger.count_duration(seconds)
+    executor = SimpleNamespace(interface=Interface(ODD, 7, VECTOR), ledger=ledger, waiting=1, running=2)
+    made = DataPlane("test", "0", ())
+    monkeypatch.setattr(DataPlane, "executors", property(lambda self: [executor]))
+    monkeypatch.setattr(DataPlane, "load_s", lambda self, executor: 1.5)
+    return made
+
+
+def families(plane):
+    return {f.name: f for f in text_string_to_metric_families(render_metrics(plane).decode())}
+
+
+def value(family, **labels):
+    (found,) = [s.value for s in family.samples if labels.items() <= s.labels.items()]
+    return found
+
+
+def test_every_metric_is_valid_and_labels_survive(plane):
+    found = families(plane)
+    assert {f.removesuffix("_total") for f in METRICS} == set(found)
+    assert value(found["modelyard_requests"], outcome="ok", model=ODD, version="7") == 12
+    assert value(found["modelyard_requests"], outcome="refused-queue-full") == 5
+    assert value(found["modelyard_stage_seconds"], stage="infer") == 0.5
+    assert value(found["modelyard_request_duration_seconds"], le="+Inf") == 3
+    assert value(found["modelyard_request_duration_seconds"], le="0.0001") == 1
+
+
+def test_tritons_names_are_an_option(plane):
+    assert not any(name.startswith("nv_") for name in families(plane))
+    plane.triton_metrics = True
+    found = families(plane)
+    assert set(TRITON_METRICS) <= set(found)
+    own = {"model": ODD, "version": "7"}
+    assert value(found["nv_inference_request_success"], **own) == 12
+    assert value(found["nv_inference_request_failure"], reason="REJECTED", **own) == 5
+    assert value(found["nv_inference_request_failure"], reason="BACKEND", **own) == 2
+    assert value(found["nv_inference_count"], **own) == 12
+    assert value(found["nv_inference_exec_count"], **own) == 3
+    assert value(found["nv_inference_queue_duration_us"], **own) == 375_000
+    assert value(found["nv_inference_pending_request_count"], **own) == 1
