@@ -21,6 +21,7 @@ from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.http.connection import HttpFront
 from modelyard.serving.models import loading
 from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.models.repository import Repository
 from modelyard.serving.observe.routes import ObserveRoutes
 from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.observe.tracing import Tracer
@@ -41,13 +42,22 @@ class Replica:
 
     def __init__(self, spec: ReplicaSpec, runtimes: Runtimes, version: str) -> None:
         self.spec = spec
-        self.plane = DataPlane(spec.service, version, spec.models)
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="aside")
+        self.repository = Repository(
+            spec.models,
+            spec.policies,
+            spec.repository,
+            lambda served: loading.load(served, runtimes),
+            self._executor,
+            self._pool,
+            spec.drain_timeout_s,
+        )
+        self.plane = DataPlane(spec.service, version, self.repository)
         self.plane.tracer = Tracer(spec.tracing, soon=asyncio.get_running_loop().call_soon)
         self.plane.recorder = Recorder(self.plane.tracer)
         self.plane.triton_metrics = spec.triton_metrics
-        self._runtimes = runtimes
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="aside")
         self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._grpc: Any = None
         self._http: asyncio.Server | None = None
         routes = (OipRoutes(self.plane), ObserveRoutes(self.plane))
@@ -58,6 +68,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reread)
         spec = self.spec
         listener = bind(spec.host, spec.http_port, reuse_port=spec.reuse_port)
         if spec.grpc_port:  # known now, not after minutes of loading, and without grpc's own lines on stderr
@@ -100,27 +111,43 @@ class Replica:
         )
 
     async def _load(self) -> bool:
-        """Load all models, one after the other; False where a signal came first."""
+        """Load all models; False where a signal came first."""
         loop = asyncio.get_running_loop()
         stopped = loop.create_task(self._stop.wait())
+        loaded = loop.create_task(self.repository.start())
         try:
-            for served in self.spec.models:
-                loaded = loop.run_in_executor(self._pool, loading.load, served, self._runtimes)
-                await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
-                if self._stop.is_set():
-                    loaded.cancel()
-                    return False
-                self._add(await loaded)
+            await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                loaded.cancel()
+                await asyncio.wait((loaded,))
+                return False
+            await loaded
         finally:
             stopped.cancel()
         return True
 
-    def _add(self, loaded: loading.Loaded) -> None:
+    def _executor(self, loaded: loading.Loaded) -> Executor:
+        """A loaded model's queue and slots."""
         served = loaded.served
         executor = Executor(loaded.interface, loaded.model, served.batching, served.queue, self._pool)
         executor.cost = loaded.cost
-        self.plane.add(executor, loaded.load_s)
-        _log.info("loaded %s:%d by %s in %.3f s", served.name, served.version, served.runtime, loaded.load_s)
+        executor.recorder = self.plane.recorder
+        return executor
+
+    def _reread(self) -> None:
+        """SIGHUP: follow what the repository directory says now."""
+        _log.info("re-reading the model repository")
+        if not self._stop.is_set() and self.plane.ready:
+            self._tasks.add(task := asyncio.get_running_loop().create_task(self._reread_logged()))
+            task.add_done_callback(self._tasks.discard)
+
+    async def _reread_logged(self) -> None:
+        try:
+            await self.repository.reread()
+        except ModelyardError as error:
+            _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
+        else:
+            _log.info("the model repository is followed")
 
     def _announce(self, http_port: int) -> None:
         """Write the ready file: whole or not at all."""
@@ -141,7 +168,7 @@ class Replica:
         while True:
             now = perf_counter()
             self._front.sweep(now)
-            executors = self.plane.executors
+            executors = self.plane.all_executors
             for executor in executors:
                 executor.sweep(now)
             if heartbeat is not None and now - beat >= _SWEEP_S * 0.9 and not any(e.stuck(now) for e in executors):
@@ -168,7 +195,7 @@ class Replica:
             ending = asyncio.get_running_loop().create_task(self._grpc.stop(max(deadline - perf_counter(), 0.0)))
         while perf_counter() < deadline and (
             self._front.connections
-            or any(not e.idle for e in self.plane.executors)
+            or any(not e.idle for e in self.plane.all_executors)
             or (ending is not None and not ending.done())
         ):
             await asyncio.sleep(_DRAIN_SWEEP_S / 5)
@@ -189,9 +216,10 @@ class Replica:
                 connection.transport.abort()
         if self._grpc is not None:
             await self._grpc.stop(0)
+        await self.repository.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.plane.tracer.close()
-        for executor in self.plane.executors:
+        for executor in self.plane.all_executors:
             executor.close()
         if self.spec.ready_file is not None:
             Path(self.spec.ready_file).unlink(missing_ok=True)

@@ -6,17 +6,20 @@ REST and gRPC only translate. Event-loop thread only.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Final
 
-from modelyard.domain.errors import InvalidInput, NotFound, Unavailable
-from modelyard.domain.services import ServedModel, Tracing
+from modelyard.domain.errors import NotFound, Unavailable
+from modelyard.domain.services import ServedModel, Tracing, VersionPolicy
 from modelyard.domain.tensors import TensorSpec
+from modelyard.serving.models.comparison import ShadowStatistics
+from modelyard.serving.models.repository import Repository
+from modelyard.serving.models.states import ModelState, Readiness
 from modelyard.serving.models.target import Target
 from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.observe.statistics import ModelStatistics, ReplicaStatistics
 from modelyard.serving.observe.tracing import Tracer
-from modelyard.serving.oip.plan import unknown_model
 from modelyard.serving.scheduling.executor import Executor
 
 EXTENSIONS: Final = ("binary_tensor_data", "statistics")
@@ -26,7 +29,7 @@ STATISTICS_SCHEMA: Final = 1
 class DataPlane:
     """The served model versions of a replica."""
 
-    def __init__(self, service: str, version: str, served: tuple[ServedModel, ...]) -> None:
+    def __init__(self, service: str, version: str, repository: Repository) -> None:
         self.service = service
         self.version = version
         self.ready = False
@@ -35,9 +38,8 @@ class DataPlane:
         self.connections = 0
         self.bad_requests = 0
         """Requests refused before they reached a model: malformed, unknown model, wrong tensors."""
-        self._served = {(m.name, m.version): m for m in served}
-        self._models: dict[str, dict[int, Executor]] = {}
-        self._load_s: dict[tuple[str, int], float] = {}
+        self.repository = repository
+        self._plain: dict[str, Target] = {}
         self._started = perf_counter()
         self.triton_metrics = False
         """Whether `/metrics` shows Triton's names too."""
@@ -45,44 +47,36 @@ class DataPlane:
         self.recorder = Recorder(self.tracer)
         """The stages of the requests just served."""
 
-    def add(self, executor: Executor, load_s: float = 0.0) -> None:
-        """Serve a loaded and warm model version."""
-        face = executor.interface
-        executor.recorder = self.recorder
-        self._models.setdefault(face.name, {})[face.version] = executor
-        self._load_s[(face.name, face.version)] = load_s
-
     @property
     def executors(self) -> list[Executor]:
-        """Every served version's executor."""
-        return [e for versions in self._models.values() for e in versions.values()]
+        """The executor of every version that takes requests."""
+        return self.repository.executors
+
+    @property
+    def all_executors(self) -> list[Executor]:
+        """Those, and those that only finish what they hold."""
+        return [*self.repository.executors, *self.repository.retiring]
 
     def load_s(self, executor: Executor) -> float:
         """How long loading and warming this version took."""
-        return self._load_s[(executor.interface.name, executor.interface.version)]
+        face = executor.interface
+        return self.repository.models[face.name].versions[face.version].load_s
 
     def find(self, name: str, version: str = "") -> Executor:
-        """The executor of a model version; without a version the latest. Raises NotFound, Unavailable, InvalidInput."""
-        if version and not (version.isascii() and version.isdigit()):
-            raise InvalidInput(
-                f"failed to get model version from specified version string '{version}'",
-                why="version should be an integer value > 0",
-            )
-        versions = self._models.get(name, {})
-        number = int(version[:18]) if version else max(versions, default=0)
-        found = versions.get(number)
-        if found is not None:
-            return found
-        if any(n == name and (not version or v == number) for n, v in self._served):
-            raise Unavailable(f"Request for unknown model: '{name}' is not at ready state", why="it is being loaded")
-        raise unknown_model(name, version)
+        """The executor of a version; without one the default. Raises NotFound, Unavailable, InvalidInput."""
+        return self.repository.model(name).routing.find(version)
 
     def target(self, name: str, version: str = "", label: str = "") -> Target:
-        """Where requests to a model, its version or its label go. Raises NotFound, Unavailable, InvalidInput."""
-        if label:
-            raise NotFound(f"model '{name}' has no label '{label}'")
-        self.find(name, version)
-        return Target(lambda: self.find(name, version))
+        """Where requests to a model, its version or its label go: always the same object for the same name.
+
+        Raises NotFound, Unavailable, InvalidInput.
+        """
+        if not version and not label and (known := self._plain.get(name)) is not None:
+            return known
+        target = self.repository.model(name).routing.target(version, label)
+        if not version and not label:
+            self._plain[name] = target
+        return target
 
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether a model version answers inferences. Raises NotFound for one that is not served at all."""
@@ -92,6 +86,54 @@ class DataPlane:
             return False
         return self.ready
 
+    # --- versions
+
+    def index(self, ready_only: bool = False) -> list[ModelState]:
+        """The state of every known version of every model, by name and version."""
+        names = sorted(self.repository.models)
+        states = [state for name in names for state in self.repository.states(name)]
+        return [s for s in states if s.state is Readiness.READY] if ready_only else states
+
+    def states(self, name: str) -> list[ModelState]:
+        """The states of a model's versions, oldest first. Raises NotFound."""
+        return self.repository.states(name)
+
+    def served(self, name: str, version: str = "") -> ServedModel:
+        """What a version was loaded from, a caller's overrides included. Raises NotFound, Unavailable, InvalidInput."""
+        face = self.find(name, version).interface
+        served = self.repository.models[name].versions[face.version].served
+        if served is None:
+            raise NotFound(f"Request for unknown model: '{name}' version {face.version} is not found")
+        return served
+
+    def labels(self, name: str) -> dict[str, int]:
+        """A model's labels. Raises NotFound."""
+        return dict(self.repository.model(name).routing.policy.labels)
+
+    async def load(
+        self, name: str, versions: tuple[int, ...] | None = None, override: dict[str, Any] | None = None
+    ) -> None:
+        """See `Repository.load`."""
+        await self.repository.load(name, versions, override)
+
+    async def unload(self, name: str) -> None:
+        """See `Repository.unload`."""
+        await self.repository.unload(name)
+
+    async def apply_policies(self, policies: Mapping[str, VersionPolicy], *, exclusive: bool = False) -> None:
+        """See `Repository.apply_policies`."""
+        await self.repository.apply_policies(policies, exclusive=exclusive)
+
+    def set_labels(self, name: str, labels: Mapping[str, int]) -> None:
+        """See `Repository.set_labels`."""
+        self.repository.set_labels(name, labels)
+
+    def shadows(self) -> list[ShadowStatistics]:
+        """What became of the copies of every shadow version."""
+        return [m.routing.shadow.statistics for m in self.repository.models.values() if m.routing.shadow is not None]
+
+    # --- what it tells
+
     def server_metadata(self) -> dict[str, Any]:
         """`GET /v2`."""
         return {"name": "modelyard", "version": self.version, "extensions": list(EXTENSIONS)}
@@ -99,12 +141,12 @@ class DataPlane:
     def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """`GET /v2/models/M[/versions/V]`: platform, tensors (symbolic dimensions are -1), served versions."""
         executor = self.find(name, version)
-        served = self._served.get((name, executor.interface.version))
+        served = self.served(name, str(executor.interface.version))
         signature = executor.interface.signature
         return {
             "name": name,
-            "versions": [str(v) for v in sorted(self._models[name])],
-            "platform": f"{served.runtime}_{served.artifact.target.format}" if served else "",
+            "versions": [str(v) for v in self.repository.models[name].routing.serving],
+            "platform": f"{served.runtime}_{served.artifact.target.format}",
             "inputs": [_tensor(spec) for spec in signature.inputs],
             "outputs": [_tensor(spec) for spec in signature.outputs],
         }
@@ -128,7 +170,7 @@ class DataPlane:
             chosen = [self.find(name, version)]
         else:
             self.find(name)
-            chosen = list(self._models[name].values())
+            chosen = list(self.repository.models[name].routing.serving.values())
         return {"model_stats": [_triton(e) for e in chosen]}
 
 

@@ -8,7 +8,10 @@ from modelyard.serving.scheduling.executor import Executor
 
 
 class Target:
-    """A name that requests are sent to; fronts keep it and ask again for every request. Event-loop thread only."""
+    """A name that requests are sent to; fronts keep it and ask again for every request. Event-loop thread only.
+
+    There is one object per name, version and label, and it lives as long as the replica.
+    """
 
     __slots__ = ("_resolve", "only")
 
@@ -16,6 +19,11 @@ class Target:
         self._resolve = resolve
         self.only: Executor | None = None
         """The executor, while there is exactly one choice: spares the call in the common case."""
+
+    def lead(self, only: Executor | None, resolve: Callable[[], Executor]) -> None:
+        """Lead elsewhere from now on."""
+        self.only = only
+        self._resolve = resolve
 
     def pick(self) -> Executor:
         """The executor for the next request. Raises NotFound, Unavailable once the version is gone or not ready."""

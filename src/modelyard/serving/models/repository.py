@@ -1,0 +1,431 @@
+"""The versions of all models of a replica: load, warm up, switch, drain, unload, while others are served.
+
+A change is prepared beside what serves. It is taken over in one turn of the event loop, so that every request sees
+either the old or the new set of versions; versions that leave finish what they hold and are freed. What fails to load
+changes nothing that serves, and a change with a failure takes nothing away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Executor as Pool
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any, Final, TypeVar
+
+from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
+from modelyard.domain.services import ServedModel, VersionPolicy
+from modelyard.serving.models import policy as policies
+from modelyard.serving.models import source
+from modelyard.serving.models.change import Change, Ready, Wish, with_labels
+from modelyard.serving.models.loading import Loaded
+from modelyard.serving.models.routing import Routing
+from modelyard.serving.models.source import Found
+from modelyard.serving.models.states import UNLOADED, ModelState, Stage, Version
+from modelyard.serving.oip.plan import unknown_model
+from modelyard.serving.scheduling.executor import Executor
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_RETIRE_POLL_S: Final = 0.02
+_LOADERS: Final = 4
+"""Models loaded at the same time, at most (and at most one per core)."""
+
+
+class Model:
+    """One model: what there is of it, what is wanted of it, and its versions."""
+
+    def __init__(self, name: str, policy: VersionPolicy, idle: Callable[[], bool], pool: Pool) -> None:
+        self.name = name
+        self.found = Found()
+        self.policy = policy
+        """As last accepted; `routing.policy` is what is in force."""
+        self.extra: set[int] = set()
+        """Versions that a caller asked for one by one."""
+        self.wanted = True
+        """False once unloaded by a caller: re-reading the repository does not bring the model back."""
+        self.versions: dict[int, Version] = {}
+        self.routing = Routing(name, self.versions, idle, pool)
+        self.lock = asyncio.Lock()
+
+
+class Repository:
+    """All models. Create and use it in the event loop's thread only.
+
+    `load` (blocking) runs in threads of its own; `make` turns what it gives into an executor, in the loop's thread.
+    """
+
+    def __init__(
+        self,
+        models: tuple[ServedModel, ...],
+        policies: Mapping[str, VersionPolicy],
+        directory: str | None,
+        load: Callable[[ServedModel], Loaded],
+        make: Callable[[Loaded], Executor],
+        pool: Pool,
+        drain_timeout_s: float,
+    ) -> None:
+        self.models: dict[str, Model] = {}
+        self.retiring: set[Executor] = set()
+        """Executors that take no new requests and still hold some."""
+        self.directory = directory
+        self._listed = source.listed(models)
+        self._policies = dict(policies)
+        self._load = load
+        self._make = make
+        self._pool = pool
+        self._drain_timeout_s = drain_timeout_s
+        workers = max(1, min(_LOADERS, len(os.sched_getaffinity(0))))
+        self._loaders = ThreadPoolExecutor(workers, thread_name_prefix="model-loader")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
+        for name, found in self._listed.items():
+            self._known(name).found = found
+
+    # --- what there is
+
+    @property
+    def executors(self) -> list[Executor]:
+        """The executors of all versions that take requests."""
+        return [e for model in self.models.values() for e in model.routing.serving.values()]
+
+    def idle(self) -> bool:
+        """Whether no request waits or runs anywhere."""
+        return all(e.idle for e in (*self.executors, *self.retiring))
+
+    def model(self, name: str) -> Model:
+        """A model that is known. Raises NotFound with Triton's text."""
+        found = self.models.get(name)
+        if found is None:
+            raise unknown_model(name)
+        return found
+
+    def states(self, name: str) -> list[ModelState]:
+        """The states of all known versions of a model, oldest first. Raises NotFound."""
+        model = self.model(name)
+        known = {n: v.state for n, v in model.versions.items()}
+        for number in (*model.found.versions, *model.found.invalid):
+            if number not in known:
+                known[number] = self._untried(model, number)
+        return [known[number] for number in sorted(known)]
+
+    @staticmethod
+    def _untried(model: Model, number: int) -> ModelState:
+        version = Version(model.name, number)
+        version.stage = Stage.END
+        if error := model.found.invalid.get(number):
+            version.failed(error)
+        return version.state
+
+    # --- changes
+
+    async def start(self) -> None:
+        """Load all that is wanted, in parallel.
+
+        Raises the error of a model of which no version loads; a model with at least one is served with that.
+        """
+        if self.directory is not None:
+            await self._rescan()
+        self._check_policies(self._policies)
+        results = await asyncio.gather(
+            *(self._from_source(m, reload_changed=False) for m in self.models.values()), return_exceptions=True
+        )
+        for model, error in zip(self.models.values(), results, strict=True):
+            if isinstance(error, ModelyardError) and model.routing.serving:
+                _log.error("%s; the other versions are served", error)
+            elif isinstance(error, BaseException):
+                raise _first_cause(error)
+
+    async def reread(self) -> None:
+        """Read the repository directory again and follow it. Raises the first error; the rest is followed."""
+        if self.directory is None:
+            return
+        await self._settled(self._reread())
+
+    async def _reread(self) -> None:
+        await self._rescan()
+        models = [m for m in self.models.values() if m.wanted]
+        results = await asyncio.gather(
+            *(self._from_source(m, reload_changed=False) for m in models), return_exceptions=True
+        )
+        errors = [error for error in results if isinstance(error, BaseException)]
+        for error in errors:
+            _log.error("re-reading the model repository: %s", error)
+        if errors:
+            raise errors[0]
+
+    async def load(self, name: str, versions: tuple[int, ...] | None, override: dict[str, Any] | None) -> None:
+        """Load a model by its policy, or these of its versions beside what serves; load again what has changed.
+
+        `override` holds for this load: see `source.OVERRIDABLE`. Returns when all of it serves. Raises NotFound,
+        InvalidInput, Unavailable, or what loading raised (what served before goes on).
+        """
+        await self._settled(self._load_model(name, versions, override or {}))
+
+    async def _load_model(self, name: str, versions: tuple[int, ...] | None, override: dict[str, Any]) -> None:
+        if self.directory is not None:
+            await self._rescan()
+        model = self.models.get(name)
+        if model is None or not (model.found.versions or model.found.invalid):
+            raise NotFound(f"failed to load '{name}', failed to poll from model repository")
+        for number in versions or ():
+            if number not in model.found.versions and number not in model.found.invalid:
+                raise NotFound(f"failed to load '{name}', version {number} is not in the model repository")
+        await self._from_source(model, reload_changed=True, extra=set(versions or ()), override=override)
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service; what it holds is finished in the background. Raises NotFound."""
+        await self._settled(self._unload(name))
+
+    async def _unload(self, name: str) -> None:
+        model = self.models.get(name)
+        if model is None:
+            raise NotFound(f"failed to unload '{name}', the model is unknown")
+        async with model.lock:
+            model.wanted = False
+            model.extra.clear()
+            for number in list(model.routing.serving):
+                self._retire_version(model.versions[number])
+            model.routing.refresh(model.routing.policy)
+
+    async def apply_policies(self, policies: Mapping[str, VersionPolicy], *, exclusive: bool = False) -> None:
+        """Follow other policies, all or none: if one is wrong or a version does not load, nothing changes.
+
+        With `exclusive` models that are not named are unloaded. Raises NotFound, InvalidInput, Conflict, Unavailable,
+        or what loading raised.
+        """
+        await self._settled(self._apply(dict(policies), exclusive))
+
+    async def _apply(self, given: dict[str, VersionPolicy], exclusive: bool) -> None:
+        if self.directory is not None:
+            await self._rescan()
+        self._check_policies(given)
+        models = [self.models[name] for name in sorted(given)]
+        async with contextlib.AsyncExitStack() as locks:
+            for model in models:
+                await locks.enter_async_context(model.lock)
+            changes = [self._change(m, self._wish(m, given[m.name], set())) for m in models]
+            await self._prepared(changes)
+            broken = next((c for c in changes if c.failed), None)
+            if broken is not None:
+                await self._drop(changes)
+                raise broken.failure()
+            for model, change in zip(models, changes, strict=True):
+                model.policy, model.extra, model.wanted = given[model.name], set(), True
+                self._take_over(model, change)
+        if exclusive:
+            for name in [n for n in self.models if n not in given]:
+                await self._unload(name)
+
+    def set_labels(self, name: str, labels: Mapping[str, int]) -> None:
+        """Replace a model's labels. Raises NotFound, and Conflict for a version that does not serve."""
+        model = self.model(name)
+        for label, number in labels.items():
+            if not label:
+                raise InvalidInput(f"a label of model '{name}' is empty")
+            if number not in model.routing.serving:
+                raise Conflict(
+                    f"Request to assign label to version {number} of model {name}, "
+                    "which is not currently available for inference"
+                )
+        model.policy = with_labels(model.policy, labels)
+        model.routing.refresh(with_labels(model.routing.policy, labels))
+
+    def disable(self, name: str, version: int, reason: ModelyardError) -> None:
+        """Take a version that broke for good out of service; requests that do not name it go to others."""
+        model = self.model(name)
+        broken = model.versions.get(version)
+        if broken is None or broken.executor is None:
+            return
+        self._retire_version(broken)
+        broken.error, broken.reason = reason, str(reason)
+        model.routing.refresh(model.routing.policy)
+
+    async def close(self) -> None:
+        """Let changes end where they are; no more begin."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._loaders.shutdown(wait=False, cancel_futures=True)
+
+    # --- sources
+
+    async def _rescan(self) -> None:
+        if self.directory is None:
+            return
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._loaders, source.scan, self.directory)
+        for name in {*found, *self.models}:
+            spec, files = self._listed.get(name, Found()), found.get(name, Found())
+            versions = {**spec.versions, **files.versions}
+            self._known(name).found = Found(versions, files.invalid)
+
+    def _known(self, name: str) -> Model:
+        model = self.models.get(name)
+        if model is None:
+            default = policies.ALL if name in self._listed else policies.LATEST
+            policy = self._policies.get(name, default)
+            model = self.models[name] = Model(name, policy, self.idle, self._pool)
+        return model
+
+    def _check_policies(self, given: Mapping[str, VersionPolicy]) -> None:
+        for name, policy in given.items():
+            found = self.model(name).found
+            policies.check(name, policy, {*found.versions, *found.invalid})
+
+    def _wish(
+        self,
+        model: Model,
+        policy: VersionPolicy,
+        extra: set[int],
+        override: dict[str, Any] | None = None,
+        *,
+        reload_changed: bool = False,
+    ) -> Wish:
+        found = model.found
+        numbers = policies.wanted(policy, {*found.versions, *found.invalid}, extra)
+        chosen = {n: found.versions[n] for n in numbers if n in found.versions}
+        effective = {n: source.overridden(s, override) if override else s for n, s in chosen.items()}
+        invalid = {n: found.invalid[n] for n in numbers if n in found.invalid}
+        return Wish(policy, effective, chosen, invalid, reload_changed)
+
+    async def _from_source(
+        self,
+        model: Model,
+        *,
+        reload_changed: bool,
+        extra: set[int] | None = None,
+        override: dict[str, Any] | None = None,
+    ) -> None:
+        """Follow what the sources say now. Versions are independent: those that load serve, whatever others do."""
+        async with model.lock:
+            extra = model.extra | (extra or set())
+            wish = self._wish(model, model.policy, extra, override, reload_changed=reload_changed)
+            change = self._change(model, wish)
+            await self._prepared([change])
+            model.wanted, model.extra = True, extra
+            self._take_over(model, change)
+            if change.failed:
+                raise change.failure()
+
+    # --- the steps of a change
+
+    def _change(self, model: Model, wish: Wish) -> Change:
+        return Change(model.name, model.versions, wish, self._loaded, self._fingerprint)
+
+    async def _prepared(self, changes: list[Change]) -> None:
+        """Load what the changes need, and check them; drops it all where that fails."""
+        try:
+            await asyncio.gather(*(change.prepare() for change in changes))
+            for change in changes:
+                change.check()
+        except BaseException:
+            await self._drop(changes)
+            raise
+
+    async def _loaded(self, served: ServedModel) -> Ready:
+        """In a loader's thread: the model, and what its files were just before it was read."""
+        loop = asyncio.get_running_loop()
+
+        def started() -> None:
+            version = self.models[served.name].versions[served.version]
+            if version.stage is Stage.START:
+                version.stage = Stage.LOADING
+
+        def work() -> Ready:
+            loop.call_soon_threadsafe(started)
+            files = source.fingerprint(served)
+            return Ready(self._load(served), files)
+
+        return await loop.run_in_executor(self._loaders, work)
+
+    async def _fingerprint(self, served: ServedModel) -> tuple[object, ...]:
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, source.fingerprint, served)
+
+    async def _drop(self, changes: Iterable[Change]) -> None:
+        """Free what was loaded in vain."""
+        for change in changes:
+            for number, ready in change.ready.items():
+                await asyncio.get_running_loop().run_in_executor(self._loaders, _free, ready.loaded.model.close)
+                version = self.models[change.name].versions[number]
+                if version.executor is None:
+                    version.stage, version.reason = Stage.END, UNLOADED
+
+    def _take_over(self, model: Model, change: Change) -> None:
+        """Switch, in one turn of the loop: every request sees either the old or the new set of versions."""
+        for number, ready in change.ready.items():
+            self._serve(model.versions[number], change.wish, ready)
+        if not change.failed:
+            for number in [n for n in model.routing.serving if n not in change.wish.versions]:
+                self._retire_version(model.versions[number])
+        model.routing.refresh(change.wish.policy)
+
+    def _serve(self, version: Version, wish: Wish, ready: Ready) -> None:
+        previous, loaded = version.executor, ready.loaded
+        executor = version.executor = self._make(loaded)
+        version.source = wish.source[version.number]
+        version.served, version.fingerprint, version.load_s = loaded.served, ready.fingerprint, loaded.load_s
+        version.stage, version.reason, version.error = Stage.AVAILABLE, "", None
+        if previous is not None:
+            executor.ledger = previous.ledger  # a version's counters never go back
+            self._retire(previous, None)
+        _log.info("loaded %s:%d by %s in %.3f s", version.model, version.number, loaded.served.runtime, loaded.load_s)
+
+    def _retire_version(self, version: Version) -> None:
+        executor, version.executor = version.executor, None
+        version.stage, version.reason, version.error = Stage.UNLOADING, "", None
+        if executor is not None:
+            self._retire(executor, version)
+
+    def _retire(self, executor: Executor, version: Version | None) -> None:
+        self.retiring.add(executor)
+        self._spawn(self._drained(executor, version))
+
+    async def _drained(self, executor: Executor, version: Version | None) -> None:
+        """Let an executor finish what it holds, then free its model."""
+        face = executor.interface
+        deadline = perf_counter() + self._drain_timeout_s
+        while not executor.idle and perf_counter() < deadline:
+            await asyncio.sleep(_RETIRE_POLL_S)
+        if not executor.idle:
+            _log.warning("%s:%d is unloaded with requests in flight: the drain timed out", face.name, face.version)
+        self.retiring.discard(executor)
+        await asyncio.get_running_loop().run_in_executor(self._loaders, _free, executor.close)
+        if version is not None and version.stage is Stage.UNLOADING:
+            version.stage = Stage.END
+            version.reason = version.reason or UNLOADED
+        _log.info("unloaded %s:%d", face.name, face.version)
+
+    # --- tasks
+
+    async def _settled(self, change: Coroutine[Any, Any, _T]) -> _T:
+        """Run a change to its end even if whoever asked for it leaves."""
+        if self._closing:
+            change.close()
+            raise Unavailable("the replica is shutting down")
+        return await asyncio.shield(self._spawn(change))
+
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The error that a model gave itself: at start-up nobody asked in Triton's words."""
+    return error.__cause__ if isinstance(error.__cause__, ModelyardError) else error
+
+
+def _free(close: Callable[[], None]) -> None:
+    """In a thread: free a model, and give its memory back to the system (glibc keeps freed memory otherwise)."""
+    close()
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

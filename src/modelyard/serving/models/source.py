@@ -1,0 +1,145 @@
+"""Where a replica's models come from: its spec, and a directory `M/V.json` that may change while it runs.
+
+Operators write the directory; clients only ever give names, which are looked up among what was found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from modelyard.domain.errors import InvalidInput, ModelyardError
+from modelyard.domain.services import ServedModel
+
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}\.json")
+_MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+_MAX_FILES: Final = 10_000
+"""Files of an artifact that a fingerprint looks at."""
+OVERRIDABLE: Final = ("batching", "queue", "threads", "instances", "weight", "cache_bytes", "coalesce")
+"""Settings that a client may change when it loads a model: how it is scheduled, never what is run or from where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model's versions: those that can be tried, and why the others cannot."""
+
+    versions: dict[int, ServedModel] = field(default_factory=dict)
+    invalid: dict[int, ModelyardError] = field(default_factory=dict)
+
+
+def listed(models: tuple[ServedModel, ...]) -> dict[str, Found]:
+    """The models of a spec. Raises InvalidInput for a version listed twice."""
+    found: dict[str, Found] = {}
+    for served in models:
+        versions = found.setdefault(served.name, Found()).versions
+        if served.version in versions:
+            raise InvalidInput(f"model '{served.name}' version {served.version} is listed twice")
+        if served.version < 1:
+            raise InvalidInput(f"model '{served.name}' has version {served.version}", hint="versions are 1 or more")
+        versions[served.version] = served
+    return found
+
+
+def scan(directory: str) -> dict[str, Found]:
+    """The models of a repository directory. Blocking. Raises InvalidInput where it cannot be read at all.
+
+    A file that is wrong spoils only its own version.
+    """
+    root = Path(directory)
+    try:
+        folders = sorted(p for p in root.iterdir() if not p.name.startswith(".") and p.is_dir())
+        return {folder.name: _folder(root.resolve(), folder) for folder in folders}
+    except OSError as error:
+        raise InvalidInput(f"cannot read the model repository {directory}", why=str(error)) from error
+
+
+def _folder(root: Path, folder: Path) -> Found:
+    found = Found()
+    for file in sorted(folder.iterdir()):
+        if not _VERSION.fullmatch(file.name):
+            continue
+        version = int(file.stem)
+        try:
+            found.versions[version] = _read(root, file, folder.name, version)
+        except ModelyardError as error:
+            found.invalid[version] = error
+    return found
+
+
+def _read(root: Path, file: Path, name: str, version: int) -> ServedModel:
+    try:
+        if not file.resolve(strict=True).is_relative_to(root):
+            raise InvalidInput(f"{name}/{file.name} leads out of the model repository")
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise InvalidInput(f"{name}/{file.name} exceeds {_MAX_FILE_BYTES} bytes")
+        served = msgspec.json.decode(file.read_bytes(), type=ServedModel)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InvalidInput(f"cannot read {name}/{file.name} of the model repository", why=str(error)) from error
+    if (served.name, served.version) != (name, version):
+        raise InvalidInput(
+            f"{name}/{file.name} describes model '{served.name}' version {served.version}",
+            hint="name the file MODEL/VERSION.json",
+        )
+    artifact = replace(served.artifact, directory=_inside(root, file.parent, served.artifact.directory, file))
+    entry = Path(artifact.directory, artifact.entry)
+    if not entry.resolve().is_relative_to(Path(artifact.directory).resolve()):
+        raise InvalidInput(f"{name}/{file.name}: 'entry' leads out of the artifact's directory")
+    steps = served.steps_directory and _inside(root, file.parent, served.steps_directory, file)
+    return replace(served, artifact=artifact, steps_directory=steps)
+
+
+def _inside(root: Path, base: Path, given: str, file: Path) -> str:
+    """A relative path is one of the repository and stays in it; an absolute one is as the operator wrote it."""
+    if Path(given).is_absolute():
+        return given
+    path = Path(base, given).resolve()
+    if not path.is_relative_to(root):
+        raise InvalidInput(
+            f"{file.parent.name}/{file.name}: '{given}' leads out of the model repository",
+            hint="write an absolute path",
+        )
+    return str(path)
+
+
+def overridden(served: ServedModel, override: dict[str, Any]) -> ServedModel:
+    """The model with some of its settings changed. Raises InvalidInput for others than `OVERRIDABLE`."""
+    unknown = sorted(set(override) - set(OVERRIDABLE))
+    if unknown:
+        raise InvalidInput(
+            f"failed to load '{served.name}', setting '{unknown[0]}' cannot be overridden",
+            hint=f"these can: {', '.join(OVERRIDABLE)}",
+        )
+    plain = msgspec.to_builtins(served)
+    for key, value in override.items():
+        plain[key] = {**plain[key], **value} if isinstance(plain[key], dict) and isinstance(value, dict) else value
+    try:
+        changed = msgspec.convert(plain, ServedModel)
+    except (msgspec.ValidationError, ModelyardError) as error:
+        raise InvalidInput(f"failed to load '{served.name}', the override is wrong", why=str(error)) from error
+    if changed.threads < 1 or changed.instances < 1 or changed.weight <= 0 or changed.cache_bytes < 0:
+        raise InvalidInput(
+            f"failed to load '{served.name}', the override is wrong",
+            why="threads and instances are 1 or more, weight above 0, cache_bytes 0 or more",
+        )
+    return replace(changed, artifact=served.artifact)
+
+
+def fingerprint(served: ServedModel) -> tuple[object, ...]:
+    """Name, size and modification time of the artifact's files: what tells a changed artifact. Blocking."""
+    seen: list[object] = []
+    for directory, folders, files in os.walk(served.artifact.directory):
+        folders.sort()
+        for name in sorted(files):
+            try:
+                status = os.stat(os.path.join(directory, name))  # noqa: PTH116, PTH118 - os.walk's own strings
+            except OSError:
+                continue  # it went while we looked: the next look differs
+            seen.append((directory, name, status.st_size, status.st_mtime_ns))
+            if len(seen) >= _MAX_FILES:
+                return tuple(seen)
+    return tuple(seen)

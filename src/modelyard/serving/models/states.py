@@ -1,0 +1,89 @@
+"""What state a model version is in: TF Serving's life cycle, and Triton's words for it.
+
+Rules: tensorflow_serving/apis/get_model_status.proto; Triton's model repository extension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from modelyard.domain.errors import ModelyardError
+from modelyard.domain.services import ServedModel
+from modelyard.serving.scheduling.executor import Executor
+
+
+class Stage(StrEnum):
+    """TF Serving's life cycle of a version."""
+
+    START = "START"
+    LOADING = "LOADING"
+    AVAILABLE = "AVAILABLE"
+    UNLOADING = "UNLOADING"
+    END = "END"
+
+
+class Readiness(StrEnum):
+    """Triton's states."""
+
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+
+
+_READINESS = {
+    Stage.START: Readiness.LOADING,
+    Stage.LOADING: Readiness.LOADING,
+    Stage.AVAILABLE: Readiness.READY,
+    Stage.UNLOADING: Readiness.UNLOADING,
+    Stage.END: Readiness.UNAVAILABLE,
+}
+UNLOADED = "unloaded"
+"""Triton's reason of a version that was unloaded on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One version at one moment. `reason` says why it is not ready, or why its last reload failed; `error`: in full."""
+
+    name: str
+    version: int
+    state: Readiness
+    reason: str
+    stage: Stage
+    error: ModelyardError | None = None
+
+
+class Version:
+    """One version of a model while a replica runs. Event-loop thread only.
+
+    `source` is what the spec or the repository says, `served` what was loaded (with a caller's overrides);
+    `fingerprint` tells the artifact's files from later ones in the same place.
+    """
+
+    __slots__ = ("error", "executor", "fingerprint", "load_s", "model", "number", "reason", "served", "source", "stage")
+
+    def __init__(self, model: str, number: int) -> None:
+        self.model = model
+        self.number = number
+        self.source: ServedModel | None = None
+        self.served: ServedModel | None = None
+        self.fingerprint: tuple[object, ...] = ()
+        self.executor: Executor | None = None
+        self.load_s = 0.0
+        self.stage = Stage.START
+        self.reason = ""
+        self.error: ModelyardError | None = None
+
+    @property
+    def state(self) -> ModelState:
+        """A snapshot."""
+        return ModelState(self.model, self.number, _READINESS[self.stage], self.reason, self.stage, self.error)
+
+    def failed(self, error: ModelyardError) -> None:
+        """Loading failed: a version that serves goes on with what it has."""
+        self.error = error
+        self.reason = str(error)
+        if self.executor is None:
+            self.stage = Stage.END
