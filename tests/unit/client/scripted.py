@@ -110,12 +110,14 @@ class Server:
         sock = plain
         with contextlib.suppress(OSError):
             if context is not None:
-                sock = context.wrap_socket(plain, server_side=True)
+                sock = context.wrap_socket(plain, server_side=True)  # which takes the descriptor over
+                with self._lock:
+                    self._open.add(sock)
             with sock.makefile("rb") as file:
                 while (asked := _read(file)) is not None and self._reply(sock, asked):
                     pass
         with self._lock:
-            self._open.discard(plain)
+            self._open -= {plain, sock}
         sock.close()
 
     def _reply(self, sock: socket.socket, asked: Asked) -> bool:
@@ -136,9 +138,9 @@ class Server:
 
 
 def _read(file: Any) -> Asked | None:
-    line = file.readline()
-    if not line:
+    if not file.peek(1)[:1].isalpha():  # the end, or no HTTP
         return None
+    line = file.readline()
     method, path, _ = line.decode("latin-1").split(" ")
     headers = {}
     while (line := file.readline()) not in (b"\r\n", b""):

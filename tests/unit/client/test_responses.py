@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import itertools
 import zlib
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.client.responses import MAX_HEAD_BYTES, Response, ResponseReader
-from modelyard.domain.errors import BackendFailed, ModelyardError
+from modelyard.domain.errors import BackendFailed
 
 LIMIT = 10_000
 
@@ -28,7 +30,7 @@ def read(*pieces: bytes, ended: bool = False, limit: int = LIMIT) -> tuple[Respo
 
 def pieces_of(whole: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({c % (len(whole) + 1) for c in cuts} | {0, len(whole)})
-    return [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [whole[a:b] for a, b in itertools.pairwise(places)]
 
 
 def sized(body: bytes, extra: bytes = b"") -> bytes:
@@ -137,10 +139,8 @@ def test_what_is_no_response_is_told_at_once(whole: bytes) -> None:
 @given(st.lists(st.binary(max_size=80), max_size=6), st.sampled_from([b"", *BROKEN[:22], chunked(b"ab", [1])[:60]]))
 def test_junk_is_a_response_or_one_clear_error(junk: list[bytes], start: bytes) -> None:
     reader = ResponseReader(LIMIT)
-    try:
+    with contextlib.suppress(BackendFailed):  # and nothing else
         for piece in [start, *junk]:
             if reader.feed(piece):
                 break
         reader.end()
-    except ModelyardError as error:
-        assert isinstance(error, BackendFailed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from math import prod
@@ -16,7 +17,7 @@ from hypothesis.extra import numpy as npst
 from modelyard.client import tensors as wire
 from modelyard.client.inference import Inference, InferResult, decode, encode
 from modelyard.client.responses import Head, Response
-from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError, NotFound
+from modelyard.domain.errors import BackendFailed, InvalidInput, NotFound
 from modelyard.domain.tensors import Datatype, Tensor
 
 DATATYPES = [str(d) for d in Datatype if d != "BF16"]
@@ -223,10 +224,8 @@ def test_whatever_comes_is_a_result_or_one_clear_error(junk: bytes, at: int | No
     good = json.dumps(output("BYTES", [1], size=9)).encode()
     body = data.draw(st.sampled_from([junk, good + junk, good[: at or 0] + junk + good[at or 0 :]]))
     length = data.draw(st.sampled_from([None, at, len(good)]))
-    try:
+    with contextlib.suppress(BackendFailed):  # and nothing else
         decode(Response(Head(200, len(body), True, length, "", None, None), body))
-    except ModelyardError as error:
-        assert isinstance(error, BackendFailed)
 
 
 def test_classes_are_read_from_tritons_text() -> None:
