@@ -2,7 +2,8 @@
 
 `behaviour`: `echo` (outputs are the inputs), `scale` (twice the input), `poison` (raises if any value is 666),
 `sleep` (seconds in `seconds`), `short` (one row too few), `strings` (upper case), `gate` (waits for the file `gate`),
-`refuse` (fails to load). Each execution appends its number of rows to the file `journal`, if given.
+`refuse` (fails to load), `add` (adds the number in `add`). Loading waits for the file `load_gate`, if given, and
+allocates `megabytes`. Each execution appends its number of rows to the file `journal`, if given.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class ScriptedPredictor:
         self.settings: dict[str, str] = {}
         self.signature = artifact.signature
         self._options = artifact.options
+        self._weights: np.ndarray | None = np.ones(int(artifact.options.get("megabytes", "0")) << 20, np.uint8)
 
     def predict(self, inputs: Tensors) -> dict[str, Any]:
         options = self._options
@@ -46,6 +48,8 @@ class ScriptedPredictor:
                     time.sleep(0.002)
             case "scale":
                 arrays = [a * a.dtype.type(2) for a in arrays]
+            case "add":
+                arrays = [a + a.dtype.type(options["add"]) for a in arrays]
             case "short":
                 if len(arrays[0]) > 1:
                     arrays = [a[:-1] for a in arrays]
@@ -56,7 +60,11 @@ class ScriptedPredictor:
                     a += a.dtype.type(1)
         return {spec.name: a for spec, a in zip(self.signature.outputs, arrays, strict=True)}
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._weights = None
+        if closed := self._options.get("closed"):
+            with Path(closed).open("a") as file:
+                file.write("closed\n")
 
 
 class ScriptedRuntime:
@@ -69,6 +77,8 @@ class ScriptedRuntime:
     def load(self, artifact: LocalArtifact, options: RuntimeOptions) -> ScriptedPredictor:
         if artifact.options["behaviour"] == "refuse":
             raise InvalidInput("the file is no model")
+        while (gate := artifact.options.get("load_gate")) and not Path(gate).exists():
+            time.sleep(0.002)
         return ScriptedPredictor(artifact)
 
 

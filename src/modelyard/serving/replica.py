@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -18,8 +17,10 @@ import msgspec
 from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError
 from modelyard.domain.services import ReplicaSpec
 from modelyard.runtimes.registry import Runtimes
+from modelyard.serving.faults import text_of
 from modelyard.serving.http.connection import HttpFront
 from modelyard.serving.models import loading
+from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.models.repository import Repository
 from modelyard.serving.observe.routes import ObserveRoutes
@@ -31,6 +32,7 @@ from modelyard.serving.scheduling.executor import Executor
 _log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 4096
+_ASIDE_WORKERS: Final = 2
 _SWEEP_S: Final = 1.0
 _DRAIN_SWEEP_S: Final = 0.05
 _ACCEPT_PENDING_S: Final = 0.1
@@ -42,7 +44,7 @@ class Replica:
 
     def __init__(self, spec: ReplicaSpec, runtimes: Runtimes, version: str) -> None:
         self.spec = spec
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="aside")
+        self._pool = AsidePool(_ASIDE_WORKERS)
         self.repository = Repository(
             spec.models,
             spec.policies,
@@ -145,7 +147,7 @@ class Replica:
         try:
             await self.repository.reread()
         except ModelyardError as error:
-            _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
+            _log.error("the model repository is not followed in full: %s", text_of(error))
         else:
             _log.info("the model repository is followed")
 

@@ -160,6 +160,7 @@ class DataPlane:
             uptime_s=perf_counter() - self._started,
             ready=self.ready,
             models=[_model_statistics(e) for e in self.executors],
+            shadows=self.shadows(),
         )
 
     def triton_statistics(self, name: str = "", version: str = "") -> dict[str, Any]:

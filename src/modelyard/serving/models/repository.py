@@ -13,8 +13,7 @@ import ctypes
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Executor as Pool
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -22,6 +21,7 @@ from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError, NotF
 from modelyard.domain.services import ServedModel, VersionPolicy
 from modelyard.serving.models import policy as policies
 from modelyard.serving.models import source
+from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.change import Change, Ready, Wish, with_labels
 from modelyard.serving.models.loading import Loaded
 from modelyard.serving.models.routing import Routing
@@ -41,7 +41,7 @@ _LOADERS: Final = 4
 class Model:
     """One model: what there is of it, what is wanted of it, and its versions."""
 
-    def __init__(self, name: str, policy: VersionPolicy, idle: Callable[[], bool], pool: Pool) -> None:
+    def __init__(self, name: str, policy: VersionPolicy, idle: Callable[[], bool], pool: AsidePool) -> None:
         self.name = name
         self.found = Found()
         self.policy = policy
@@ -68,7 +68,7 @@ class Repository:
         directory: str | None,
         load: Callable[[ServedModel], Loaded],
         make: Callable[[Loaded], Executor],
-        pool: Pool,
+        pool: AsidePool,
         drain_timeout_s: float,
     ) -> None:
         self.models: dict[str, Model] = {}
@@ -155,7 +155,7 @@ class Repository:
             *(self._from_source(m, reload_changed=False) for m in models), return_exceptions=True
         )
         errors = [error for error in results if isinstance(error, BaseException)]
-        for error in errors:
+        for error in errors[1:]:
             _log.error("re-reading the model repository: %s", error)
         if errors:
             raise errors[0]
@@ -386,12 +386,16 @@ class Repository:
 
     def _retire(self, executor: Executor, version: Version | None) -> None:
         self.retiring.add(executor)
-        self._spawn(self._drained(executor, version))
+        self._spawn(self._drained(executor, version, self._pool.pending))
 
-    async def _drained(self, executor: Executor, version: Version | None) -> None:
-        """Let an executor finish what it holds, then free its model."""
+    async def _drained(
+        self, executor: Executor, version: Version | None, under_way: tuple[Future[object], ...]
+    ) -> None:
+        """Let an executor finish what it holds and what is `under_way` to it, then free its model."""
         face = executor.interface
         deadline = perf_counter() + self._drain_timeout_s
+        if decoding := [asyncio.wrap_future(job) for job in under_way]:
+            await asyncio.wait(decoding, timeout=self._drain_timeout_s)
         while not executor.idle and perf_counter() < deadline:
             await asyncio.sleep(_RETIRE_POLL_S)
         if not executor.idle:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from modelyard.domain.batching import Refusal
+from modelyard.serving.models.comparison import ShadowStatistics
 
 BOUNDS_S: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -62,6 +63,7 @@ class ReplicaStatistics(msgspec.Struct):
     uptime_s: float
     ready: bool
     models: list[ModelStatistics]
+    shadows: list[ShadowStatistics] = []
 
 
 class Ledger:
