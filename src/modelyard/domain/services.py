@@ -29,7 +29,8 @@ class ServedModel:
     `instances` copies of the model run at the same time, with `threads` each. `weight` is the model's share where
     models of one replica compete. `cache_bytes` bounds a cache of responses (0: none); `coalesce` lets identical
     requests that are in flight at the same time share one execution: both only for models that are pure functions.
-    `classes` are the labels of a classifier's output columns.
+    `classes` are the labels of a classifier's output columns. `memory_limit_bytes` bounds the process of each instance
+    (isolation `process`, which `auto` then means).
     """
 
     name: str
@@ -49,6 +50,7 @@ class ServedModel:
     cache_bytes: int = 0
     coalesce: bool = False
     classes: tuple[str, ...] = ()
+    memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,13 @@ class Tracing:
     otlp_endpoint: str = ""
 
 
+class GrpcFront(StrEnum):
+    """What serves gRPC: our own HTTP/2 (`fast`), or grpcio's server (`aio`). Clients see the same."""
+
+    FAST = "fast"
+    AIO = "aio"
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
     """All that `python -m modelyard.serving --spec replica.json` needs; the same in every engine.
@@ -99,7 +108,8 @@ class ReplicaSpec:
     replica whose heartbeat stops. `unix_socket` is served beside the HTTP port. `repository` is a directory of models
     that can be loaded while the replica runs (`M/V.json`, each a ServedModel); `policies` by model name.
     `triton_metrics` adds the `nv_inference_*` metrics. `max_running` bounds executions that run at the same time over
-    all models (None: the cores this process may use).
+    all models (None: the cores this process may use). `shared_memory` lets clients register system shared memory (None:
+    where `host` is a loopback address).
     """
 
     service: str
@@ -120,6 +130,8 @@ class ReplicaSpec:
     tracing: Tracing = field(default_factory=Tracing)
     triton_metrics: bool = False
     max_running: int | None = None
+    grpc_front: GrpcFront = GrpcFront.FAST
+    shared_memory: bool | None = None
 
 
 class ReplicaState(StrEnum):

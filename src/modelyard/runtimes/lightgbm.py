@@ -12,7 +12,7 @@ from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Signature
 from modelyard.runtimes.boosting import Ensemble, booster_run
 from modelyard.runtimes.loading import entry_file, installed, loading, require, require_device, require_precision
-from modelyard.runtimes.ports import Availability, RuntimeOptions
+from modelyard.runtimes.ports import Availability, Containment, RuntimeOptions
 from modelyard.runtimes.predictor import CheckedPredictor
 from modelyard.runtimes.tabular import matrix
 
@@ -33,6 +33,10 @@ class LightgbmRuntime:
 
     def availability(self) -> Availability:
         return installed("lightgbm", ("lightgbm",), "sklearn")
+
+    def containment(self, artifact: LocalArtifact) -> Containment:  # noqa: ARG002 - the Protocol's
+        """Trees are walked from root to leaf, in native code."""
+        return Containment.BOUNDED
 
     def load(self, artifact: LocalArtifact, options: RuntimeOptions) -> CheckedPredictor:
         require_device(NAME, options.device, ["cpu"])

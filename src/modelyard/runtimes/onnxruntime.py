@@ -9,10 +9,10 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from modelyard.domain.artifacts import ONNX, LocalArtifact, Precision
-from modelyard.domain.errors import InvalidInput, Unsupported
+from modelyard.domain.errors import BackendFailed, InvalidInput, Unsupported
 from modelyard.domain.tensors import Datatype, Dim, Signature, Tensors, TensorSpec
 from modelyard.runtimes.loading import entry_file, installed, loading, require, require_device, require_precision
-from modelyard.runtimes.ports import Availability, RuntimeOptions
+from modelyard.runtimes.ports import Availability, Containment, RuntimeOptions
 from modelyard.runtimes.predictor import CheckedPredictor
 from modelyard.runtimes.strings import to_bytes, to_text
 
@@ -59,6 +59,10 @@ class OnnxRuntime:
     def availability(self) -> Availability:
         return installed("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"), "onnx")
 
+    def containment(self, artifact: LocalArtifact) -> Containment:  # noqa: ARG002 - the Protocol's
+        """`RunOptions.terminate` ends any run between two nodes, loop bodies included."""
+        return Containment.INTERRUPTIBLE
+
     def load(self, artifact: LocalArtifact, options: RuntimeOptions) -> CheckedPredictor:
         require(NAME, self.availability())
         require_precision(NAME, artifact, _PRECISIONS)
@@ -68,10 +72,11 @@ class OnnxRuntime:
         signature = artifact.signature
         _check_names(signature, session)
         settings = session.get_session_options()
+        runs = _Runs(session, signature)
         return CheckedPredictor(
             NAME,
             signature,
-            _runner(session, signature),
+            runs.run,
             {
                 "device": options.device,
                 "provider": session.get_providers()[0],
@@ -80,6 +85,7 @@ class OnnxRuntime:
                 "spinning": settings.get_session_config_entry("session.intra_op.allow_spinning"),
                 "concurrency": "parallel",
             },
+            interrupt=runs.interrupt,
         )
 
 
@@ -171,18 +177,41 @@ def _dim(name: str, index: int, dim: int | str | None) -> Dim:
     return dim or ("batch" if index == 0 else f"{name}_{index}")
 
 
-def _runner(session: Any, signature: Signature) -> Any:
-    names = [spec.name for spec in signature.outputs]
-    strings_in = [spec.name for spec in signature.inputs if spec.datatype is Datatype.BYTES]
-    strings_out = [i for i, spec in enumerate(signature.outputs) if spec.datatype is Datatype.BYTES]
+class _Runs:
+    """Runs a session under run options that another thread can set to terminate.
 
-    def run(inputs: Tensors) -> Sequence[NDArray[Any]]:
+    Given run options cost less than none (4.5 instead of 5.1 us for the MLP): the binding else makes new ones per run.
+    """
+
+    def __init__(self, session: Any, signature: Signature) -> None:
+        self._session = session
+        self._names = [spec.name for spec in signature.outputs]
+        self._strings_in = [spec.name for spec in signature.inputs if spec.datatype is Datatype.BYTES]
+        self._strings_out = [i for i, spec in enumerate(signature.outputs) if spec.datatype is Datatype.BYTES]
+        self._options = self._fresh()
+
+    def run(self, inputs: Tensors) -> Sequence[NDArray[Any]]:
         feed = dict(inputs)
-        for name in strings_in:
+        for name in self._strings_in:
             feed[name] = to_text(name, feed[name])
-        outputs: list[NDArray[Any]] = session.run(names, feed)
-        for i in strings_out:
+        options = self._options
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(self._names, feed, options)
+        except Exception as error:
+            if options.terminate:
+                raise BackendFailed("the run was interrupted", why="it took too long") from error
+            raise
+        for i in self._strings_out:
             outputs[i] = to_bytes(outputs[i])
         return outputs
 
-    return run
+    def interrupt(self) -> None:
+        """End the runs under way; later ones get new options first, so that none of them is hit."""
+        running, self._options = self._options, self._fresh()
+        running.terminate = True
+
+    @staticmethod
+    def _fresh() -> Any:
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = 4  # the error comes as an exception; onnxruntime would print it as well
+        return options

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -36,6 +37,19 @@ class Availability:
     version: str = ""
     reason: str = ""
     hint: str = ""
+
+
+class Containment(StrEnum):
+    """What can be done about a `predict` that does not return.
+
+    `interruptible`: the predictor has `interrupt`, which ends it. `bounded`: it cannot be ended, but computes a fixed
+    graph without loops in native code and without the GIL, so that it always returns. `uncontained`: it may run on
+    for ever (loops, Python code) or holds the GIL meanwhile; only killing its process ends it.
+    """
+
+    INTERRUPTIBLE = "interruptible"
+    BOUNDED = "bounded"
+    UNCONTAINED = "uncontained"
 
 
 class Predictor(Protocol):
@@ -88,3 +102,29 @@ class Runtime(Protocol):
         the artifact is not trusted), BackendFailed (the framework failed for another reason).
         """
         ...
+
+
+@runtime_checkable
+class Contained(Protocol):
+    """A runtime that knows how far its runs are contained. One without it counts as uncontained."""
+
+    def containment(self, artifact: LocalArtifact) -> Containment:
+        """What holds for predictors of this artifact, found out without loading it or importing the framework."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A predictor whose runs can be ended from another thread."""
+
+    def interrupt(self) -> bool:
+        """Make every running `predict` raise BackendFailed soon; later calls are not affected. False: impossible.
+
+        Checked by the framework between operators and loop iterations: one long operator runs to its end.
+        """
+        ...
+
+
+def containment(runtime: Runtime, artifact: LocalArtifact) -> Containment:
+    """What can be done about a run of `artifact` by `runtime` that does not return."""
+    return runtime.containment(artifact) if isinstance(runtime, Contained) else Containment.UNCONTAINED

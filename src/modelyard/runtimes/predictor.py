@@ -23,11 +23,19 @@ class CheckedPredictor:
     (tests/unit/runtimes/test_predictor.py has what they catch).
     """
 
-    def __init__(self, runtime: str, signature: Signature, run: Run, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        runtime: str,
+        signature: Signature,
+        run: Run,
+        settings: Mapping[str, str],
+        interrupt: Callable[[], None] | None = None,
+    ) -> None:
         self.signature = signature
         self.settings = dict(settings)
         self._runtime = runtime
         self._run: Run | None = run
+        self._interrupt = interrupt
         self._inputs = tuple(_InputCheck(spec) for spec in signature.inputs)
         self._outputs = tuple((spec, spec.datatype.numpy) for spec in signature.outputs)
 
@@ -47,6 +55,13 @@ class CheckedPredictor:
             spec.name: self._checked(spec, dtype, output)
             for (spec, dtype), output in zip(self._outputs, outputs, strict=True)
         }
+
+    def interrupt(self) -> bool:
+        """End running `predict` calls (see `ports.Interruptible`); False where the framework has no way to."""
+        if self._interrupt is None:
+            return False
+        self._interrupt()
+        return True
 
     def close(self) -> None:
         self._run = None

@@ -1,0 +1,134 @@
+"""The instances of a replica's models: chooses where each model executes, loads copies of it, and ends them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from threading import get_ident
+from typing import Final
+
+from modelyard.domain.services import Isolation, ServedModel
+from modelyard.domain.tensors import Signature
+from modelyard.runtimes.ports import Containment, Runtime, RuntimeOptions, containment
+from modelyard.runtimes.registry import Runtimes
+from modelyard.serving.instances.frames import ChildSpec
+from modelyard.serving.instances.local import LocalInstance
+from modelyard.serving.instances.memory import resident_bytes
+from modelyard.serving.instances.process import ProcessInstance, SharedBudget, WarmUp
+from modelyard.serving.instances.restarts import RestartBudget
+from modelyard.serving.instances.watchdog import Watchdog
+from modelyard.serving.scheduling.ports import Instance
+
+_log = logging.getLogger(__name__)
+
+_SHARE: Final = 0.9
+"""Of the replica's memory limit, what it and its models' processes may use: at the limit the engine ends them all."""
+
+
+class Instances:
+    """Makes the instances of one replica. Make it on the event loop's thread; its methods may be called by any."""
+
+    def __init__(self, runtimes: Runtimes, memory_limit_bytes: int | None = None) -> None:
+        self._runtimes = runtimes
+        self._limit = memory_limit_bytes
+        self._watchdog = Watchdog()
+        self._loop_thread = get_ident()
+
+    def model(self, served: ServedModel) -> ModelInstances:
+        """What makes the instances of one model version. Raises Unsupported for an unknown runtime."""
+        runtime = self._runtimes.get(served.runtime)
+        isolation = choose(served, runtime)
+        return ModelInstances(served, runtime, isolation, self._watchdog, self._loop_thread, self._limit)
+
+
+class ModelInstances:
+    """The instances of one model version. `make` blocks; call it off the event loop."""
+
+    def __init__(
+        self,
+        served: ServedModel,
+        runtime: Runtime,
+        isolation: Isolation,
+        watchdog: Watchdog,
+        loop_thread: int,
+        memory_limit_bytes: int | None,
+    ) -> None:
+        self.isolation = isolation
+        self.signature: Signature | None = None
+        """The model's own, known once an instance was made."""
+        self._served = served
+        self._runtime = runtime
+        self._watchdog = watchdog
+        self._loop_thread = loop_thread
+        self._replica_limit = memory_limit_bytes
+        self._budget = SharedBudget(RestartBudget())
+        self._warm_up: WarmUp | None = None
+
+    @property
+    def unavailable(self) -> str:
+        """Why no request can be answered now: its processes ended too often. Empty where they can."""
+        return self._budget.reason
+
+    def make(self) -> Instance:
+        """Load one more copy of the model. Raises ModelyardError as `Runtime.load` does."""
+        return self._child() if self.isolation is Isolation.PROCESS else self._inside()
+
+    def warmed(self, instance: Instance, warm_up: WarmUp) -> None:
+        """Say how to warm up this instance's process whenever it is started again."""
+        if isinstance(instance, ProcessInstance):
+            instance.warm_up = warm_up
+
+    def _inside(self) -> Instance:
+        served = self._served
+        predictor = self._runtime.load(served.artifact, RuntimeOptions(device=served.device, threads=served.threads))
+        self.signature = predictor.signature
+        how = containment(self._runtime, served.artifact)
+        return LocalInstance(served.name, predictor, how, self._watchdog, self._loop_thread)
+
+    def _child(self) -> Instance:
+        served = self._served
+        spec = ChildSpec(
+            served.name,
+            served.version,
+            importable(self._runtime) or "",
+            served.artifact,
+            served.device,
+            served.threads,
+            os.getpid(),
+        )
+        instance = ProcessInstance(spec, self._budget, self._watchdog, self._memory_limit)
+        self.signature = instance.description.signature
+        return instance
+
+    def _memory_limit(self) -> int | None:
+        own, replica = self._served.memory_limit_bytes, self._replica_limit
+        if replica is None:
+            return own
+        left = int(replica * _SHARE) - resident_bytes(os.getpid())
+        return left if own is None else min(own, left)
+
+
+def choose(served: ServedModel, runtime: Runtime) -> Isolation:
+    """Where a model executes (docs/isolation.md has the figures): inside where a run can be interrupted or always
+    returns, else in a process of its own. A memory limit of the model's own needs a process."""
+    if served.isolation is not Isolation.AUTO:
+        return served.isolation
+    if served.memory_limit_bytes is None and containment(runtime, served.artifact) is not Containment.UNCONTAINED:
+        return Isolation.THREAD
+    if importable(runtime) is None:
+        _log.warning("runtime '%s' is no importable class: model %s runs inside", runtime.name, served.name)
+        return Isolation.THREAD
+    return Isolation.PROCESS
+
+
+def importable(runtime: Runtime) -> str | None:
+    """`module:class` by which another process can make this runtime (the entry points' contract: no arguments)."""
+    kind = type(runtime)
+    module = kind.__module__
+    if module == "__main__":
+        found = sys.modules["__main__"].__spec__
+        if found is None:
+            return None
+        module = found.name
+    return None if "<" in kind.__qualname__ or "." in kind.__qualname__ else f"{module}:{kind.__qualname__}"
