@@ -18,7 +18,9 @@ from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError
 from modelyard.domain.services import ReplicaSpec
 from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.faults import text_of
-from modelyard.serving.http.connection import HttpFront
+from modelyard.serving.http.front import HttpFront
+from modelyard.serving.http.limits import Limits, raise_descriptor_limit
+from modelyard.serving.http.listeners import Listeners
 from modelyard.serving.models import loading
 from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.dataplane import DataPlane
@@ -31,7 +33,6 @@ from modelyard.serving.scheduling.executor import Executor
 
 _log = logging.getLogger(__name__)
 
-_BACKLOG: Final = 4096
 _ASIDE_WORKERS: Final = 2
 _SWEEP_S: Final = 1.0
 _DRAIN_SWEEP_S: Final = 0.05
@@ -61,9 +62,10 @@ class Replica:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grpc: Any = None
-        self._http: asyncio.Server | None = None
+        self._http: Listeners | None = None
         routes = (OipRoutes(self.plane), ObserveRoutes(self.plane))
-        self._front = HttpFront(self.plane, routes, self._pool, spec.max_body_bytes)
+        raise_descriptor_limit()
+        self._front = HttpFront(self.plane, routes, self._pool, Limits(max_body_bytes=spec.max_body_bytes))
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain."""
@@ -75,13 +77,14 @@ class Replica:
         listener = bind(spec.host, spec.http_port, reuse_port=spec.reuse_port)
         if spec.grpc_port:  # known now, not after minutes of loading, and without grpc's own lines on stderr
             bind(spec.host, spec.grpc_port, reuse_port=spec.reuse_port).close()
+        self._http = http = Listeners(self._front, spec.tls, spec.unix_socket)
         sweeper = loop.create_task(self._sweep())
         try:
             if not self.spec.reuse_port:  # alone on its port: liveness is answered while models load
-                await self._listen(listener)
+                await http.start(listener)
             if await self._load():
                 if self.spec.reuse_port:
-                    await self._listen(listener)
+                    await http.start(listener)
                 await self._start_grpc()
                 self.plane.ready = True
                 self._announce(listener.getsockname()[1])
@@ -92,10 +95,6 @@ class Replica:
             with contextlib.suppress(asyncio.CancelledError):
                 await sweeper
             await self._shut_down(listener)
-
-    async def _listen(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        self._http = await loop.create_server(self._front.connection, sock=listener, backlog=_BACKLOG)
 
     async def _start_grpc(self) -> None:
         if self.spec.grpc_port is None:
@@ -138,6 +137,8 @@ class Replica:
 
     def _reread(self) -> None:
         """SIGHUP: follow what the repository directory says now."""
+        if self._http is not None:
+            self._http.reload()
         _log.info("re-reading the model repository")
         if not self._stop.is_set() and self.plane.ready:
             self._tasks.add(task := asyncio.get_running_loop().create_task(self._reread_logged()))

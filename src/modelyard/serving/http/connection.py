@@ -5,185 +5,87 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import Executor as Pool
-from email.utils import formatdate
+from collections.abc import Coroutine
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError
-from modelyard.domain.tensors import Tensor
 from modelyard.serving.faults import TooLarge
 from modelyard.serving.http.chunks import ChunkedBody
-from modelyard.serving.http.head import MAX_HEAD_BYTES, NO_HEADER, Head, Heads
-from modelyard.serving.http.ports import Body, Codec, Reply, Routes
-from modelyard.serving.http.router import REASONS, Router, error_response, error_text
-from modelyard.serving.models.dataplane import DataPlane
-from modelyard.serving.oip.plan import Plan
+from modelyard.serving.http.compression import COMPRESSED_FROM, Inflation, compress, pays
+from modelyard.serving.http.head import NO_HEADER, Head
+from modelyard.serving.http.percall import PerCall
+from modelyard.serving.http.ports import Body, Codec, Inference, Reply
+from modelyard.serving.http.router import error_response, error_text
+from modelyard.serving.http.work import HttpWork, Place, Slot
 from modelyard.serving.scheduling.executor import Executor
-from modelyard.serving.scheduling.work import Work
+
+if TYPE_CHECKING:
+    from modelyard.serving.http.front import HttpFront
 
 _log = logging.getLogger(__name__)
 
-HEAD_DEADLINE_S: Final = 10.0
-BODY_DEADLINE_S: Final = 60.0
-SLOW_READER_S: Final = 30.0
-IDLE_S: Final = 300.0
-LINGER_S: Final = 2.0
-"""After a refusal the rest of the request is read and dropped this long, so that the client sees the answer, not a
-reset."""
-DRAIN_IDLE_S: Final = 0.5
-"""While draining, a connection without a request for this long is closed."""
-MAX_PIPELINED: Final = 64
-_BIG_BODY: Final = 1024 * 1024
-LARGE_JSON_ELEMENTS: Final = 4096
-"""Responses with more JSON elements than this are rendered off the event loop."""
 _COPIED_BELOW: Final = 64 * 1024
 """Responses smaller than this are joined with their status line; larger ones are written in two parts."""
-
-
-class Slot:
-    """The place of a response in its connection's order."""
-
-    __slots__ = ("close", "head", "response", "work")
-
-    def __init__(self, head: Head) -> None:
-        self.head = head
-        self.work: HttpWork | None = None
-        self.response: Reply | None = None
-        self.close = False
-
-
-class HttpWork(Work):
-    """An inference request that came by HTTP."""
-
-    __slots__ = ("_codec", "_connection", "_slot")
-
-    def __init__(
-        self, plan: Plan, tensors: tuple[Tensor, ...], received: float, connection: Connection, slot: Slot, codec: Codec
-    ) -> None:
-        Work.__init__(self, plan, tensors, received)
-        self._connection = connection
-        self._slot = slot
-        self._codec = codec
-        limit = slot.head.timeout_s
-        if limit is not None and (self.timeout_s is None or limit < self.timeout_s):
-            self.timeout_s = limit
-
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
-        """Render and send; large JSON is rendered in the pool."""
-        connection = self._connection
-        if connection.transport is None:
-            return
-        if _elements(outputs) > LARGE_JSON_ELEMENTS:
-            rows = outputs[0].shape[0] if outputs[0].ndim else 1
-            if self._codec.json_elements(self.plan, outputs, stop - start, rows) > LARGE_JSON_ELEMENTS:
-                connection.front.pool.submit(self._render_aside, outputs, start, stop)
-                return
-        connection.answer(self._slot, self._codec.render(self.plan, outputs, start, stop))
-
-    def _render_aside(self, outputs: list[Tensor], start: int, stop: int) -> None:
-        try:
-            reply = Reply(200, self._codec.render(self.plan, outputs, start, stop))
-        except ModelyardError as error:
-            reply = error_response(error)
-        except Exception:  # noqa: BLE001 - boundary of a pool thread
-            _log.exception("rendering a response failed")
-            reply = error_response(BackendFailed("the response could not be rendered"))
-        self._connection.front.loop.call_soon_threadsafe(self._connection.answer_with, self._slot, reply)
-
-    def fail(self, error: ModelyardError) -> None:
-        """Send the error."""
-        self._connection.answer_with(self._slot, error_response(error))
-
-
-def _elements(outputs: list[Tensor]) -> int:
-    return outputs[0].size if len(outputs) == 1 else sum(o.size for o in outputs)
-
-
-class HttpFront:
-    """What all HTTP connections of a replica share."""
-
-    def __init__(self, plane: DataPlane, routes: Sequence[Routes], pool: Pool, max_body_bytes: int) -> None:
-        self.plane = plane
-        self.pool = pool
-        self.max_body_bytes = max_body_bytes
-        self.heads = Heads()
-        self.router = Router(routes)
-        self.connections: set[Connection] = set()
-        self.loop = asyncio.get_running_loop()
-        self.ok = self._line(200)
-        """What a 200 response begins with: status and `Date`."""
-        self._lines: dict[int, bytes] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def connection(self) -> Connection:
-        """A protocol for a new connection (the factory that `create_server` takes)."""
-        return Connection(self)
-
-    def line(self, status: int) -> bytes:
-        """What a response begins with: status line and `Date`, the latter as of the last sweep."""
-        return self._lines.get(status) or self._lines.setdefault(status, self._line(status))
-
-    @staticmethod
-    def _line(status: int) -> bytes:
-        return f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {formatdate(usegmt=True)}\r\n".encode("ascii")
-
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine to its end."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)  # the loop itself keeps only weak references
-        task.add_done_callback(self._tasks.discard)
-
-    def sweep(self, now: float) -> None:
-        """Enforce the deadlines of all connections, renew the date. Call about every second (more while draining)."""
-        self._lines.clear()
-        self.ok = self._line(200)
-        for connection in list(self.connections):
-            connection.sweep(now)
+_EMPTY_LINES: Final = 8
+"""So many empty lines may precede a request (RFC 9112, 2.2)."""
+_POLITE_REFUSALS: Final = 64
+"""So many connections above the limit get an answer before they are closed; further ones are reset."""
 
 
 class Connection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_active", "_body", "_buffer", "_closing", "_full", "_head", "_paused_at", "_pending", "_reading", "_since",
-        "front", "transport",
+        "_active", "_big", "_body", "_buffer", "_closing", "_empty_lines", "_full", "_head", "_held", "_own",
+        "_patience_s", "_paused_at", "_pending", "_reading", "_seen", "_since", "front", "transport",
     )  # fmt: skip
 
     def __init__(self, front: HttpFront) -> None:
         self.front = front
         self.transport: asyncio.Transport | None = None
         self._buffer = bytearray()
+        self._seen = 0  # bytes of the buffer that are known not to hold the end of the head
+        self._empty_lines = 0
         self._head: Head | None = None
+        self._own: PerCall | None = None
         self._body: ChunkedBody | None = None
-        self._pending: deque[Slot] = deque()
+        self._held = 0
+        self._pending: deque[Place] = deque()
         self._since = self._active = perf_counter()
         self._paused_at = 0.0
+        self._patience_s = 0.0
         self._closing = False
-        self._full = False
+        self._big = False
+        self._full = False  # handle nothing more for now: enough is in flight, or the client does not read
         self._reading = True
 
     # --- asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a new connection."""
+        """Take a new connection, or turn it away where there are too many."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
-        self.front.connections.add(self)
-        self.front.plane.connections += 1
+        front = self.front
+        front.connections.add(self)
+        front.plane.connections += 1
+        above = len(front.connections) - front.limits.max_connections
+        if above > _POLITE_REFUSALS:
+            self.abort()
+        elif above > 0:
+            self._refuse_with(error_text(503, "the replica has too many connections", "1"))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         """The client left: what it still waits for need not run."""
         self.transport = None
         self._closing = True
-        self.front.connections.discard(self)
-        self.front.plane.connections -= 1
-        for slot in self._pending:
-            if slot.work is not None:
-                slot.work.cancelled = True
-                slot.work = None
+        front = self.front
+        front.connections.discard(self)
+        front.plane.connections -= 1
+        front.unsent.forget(self)
+        for place in self._pending:
+            place.cancelled = True
         self._pending.clear()
-        self._buffer = bytearray()
+        self._drop_input()
 
     def eof_received(self) -> bool:
         """The client closed its side: it left. As nginx and Go do, so that abandoned requests never reach a model; a
@@ -193,13 +95,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read: take no more requests from it."""
         self._paused_at = perf_counter()
+        self._patience_s = 0.0
+        self._note_unsent()
         self._flow()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused_at = 0.0
-        self._flow()
-        self._advance(perf_counter())
+        self.front.unsent.forget(self)
+        self._unblock()
 
     def data_received(self, data: bytes) -> None:
         """Frame requests; the common case, exactly one whole request in one read, takes no buffer."""
@@ -208,16 +112,12 @@ class Connection(asyncio.Protocol):
         now = self._active = perf_counter()
         if not self._buffer and self._head is None:
             end = data.find(b"\r\n\r\n") + 4
-            if 3 < end <= MAX_HEAD_BYTES:
-                raw = data[:end]
-                try:
-                    head = self.front.heads.get(raw)
-                except ModelyardError as error:
-                    self._refuse(error)
-                    return
-                if head.length == len(data) - end <= self.front.max_body_bytes and not self._full:
+            front = self.front
+            if end > 3 and not self._full:
+                head = front.heads.known.get(data[:end])
+                if head is not None and head.length == len(data) - end <= front.limits.big_body_bytes:
                     self._since = now
-                    self._handle(head, data[end:], now)
+                    self._handle(head, None, data[end:], now)
                     return
             self._since = now
             self._buffer = bytearray(data)
@@ -231,50 +131,63 @@ class Connection(asyncio.Protocol):
 
     def _advance(self, now: float) -> None:
         """Handle every whole request that the buffer holds."""
-        while not self._closing and not self._full:
-            try:
+        try:
+            while not self._closing and not self._full:
                 if self._head is None and not self._next_head(now):
-                    return
+                    break
                 body = self._next_body()
-            except ModelyardError as error:
-                self._refuse(error)
-                return
-            if body is None:
-                return
-            head, self._head, self._body = self._head, None, None
-            received, self._since = self._since, now
-            if head is not None:
-                self._handle(head, body, received)
+                if body is None:
+                    break
+                head, own, self._head, self._own, self._body = self._head, self._own, None, None, None
+                received, self._since = self._since, now
+                if head is not None:
+                    self._handle(head, own, body, received)
+            if not self._big and not self._closing:
+                self._hold(len(self._buffer) + (len(self._body.body) if self._body is not None else 0))
+        except ModelyardError as error:
+            self._refuse(error)
 
     def _next_head(self, now: float) -> bool:
         buffer = self._buffer
-        while buffer[:2] == b"\r\n":  # RFC 9112, 2.2: ignore empty lines before a request
+        while buffer[:2] == b"\r\n" and self._empty_lines < _EMPTY_LINES:
             del buffer[:2]
-        if not buffer:
-            return False
-        end = buffer.find(b"\r\n\r\n") + 4
-        if (end == 3 and len(buffer) > MAX_HEAD_BYTES) or end > MAX_HEAD_BYTES:
-            self._refuse_with(error_text(431, f"the request head exceeds {MAX_HEAD_BYTES} bytes"))
-            return False
+            self._empty_lines += 1
+        most = self.front.limits.max_head_bytes
+        end = buffer.find(b"\r\n\r\n", max(self._seen - 3, 0), most) + 4
         if end == 3:
+            self._seen = len(buffer)
+            if len(buffer) >= most:
+                self._refuse_with(error_text(431, f"the request head exceeds {most} bytes"))
             return False
-        head = self.front.heads.get(bytes(buffer[:end]))
-        del buffer[:end]
-        if head.length > self.front.max_body_bytes:
+        raw = bytes(buffer[:end])
+        head, own = self.front.heads.get(raw)
+        self._seen = 0
+        if head.length > self.front.limits.max_body_bytes:
             raise self._too_large()
-        self._head = head
+        if head.expects_continue and len(buffer) == end:
+            if self._pending:  # the interim answer has its place too: after those before it
+                self._full = True
+                self._flow()
+                return False
+            if head.problem is not None:
+                self._refuse_with(error_text(*head.problem))
+                return False
+            transport = self.transport
+            if transport is not None and not transport.is_closing():
+                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        del buffer[:end]
+        self._empty_lines = 0
+        self._head, self._own = head, own
         self._since = now
         self._body = ChunkedBody() if head.chunked else None
-        if head.expects_continue and not buffer and not self._pending and self.transport is not None:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
-    def _next_body(self) -> bytearray | None:
+    def _next_body(self) -> Body | None:
         """The body of the present head, or None while bytes are missing."""
         buffer, head, chunked = self._buffer, self._head, self._body
         if chunked is not None:
             del buffer[: chunked.feed(buffer, 0)]
-            if len(chunked.body) > self.front.max_body_bytes:
+            if len(chunked.body) > self.front.limits.max_body_bytes:
                 raise self._too_large()
             return chunked.body if chunked.done else None
         length = head.length if head is not None else 0
@@ -288,36 +201,119 @@ class Connection(asyncio.Protocol):
         return body
 
     def _too_large(self) -> TooLarge:
-        limit = self.front.max_body_bytes
+        limit = self.front.limits.max_body_bytes
         return TooLarge(
             f"the request body exceeds the limit of {limit} bytes ({limit / 2**20:.3g} MiB)",
             hint="send fewer rows per request, or smaller ones; binary tensors take less room than JSON",
         )
 
+    def _hold(self, size: int) -> None:
+        """Account for a large body, whole or in part. Raises Unavailable."""
+        size = size if size > self.front.limits.big_body_bytes else 0
+        if size != self._held:
+            self.front.hold(size - self._held)
+            self._held = size
+
+    def _drop_input(self) -> None:
+        self._head = self._own = self._body = None
+        self._buffer = bytearray()
+        self._hold(0)
+
     # --- requests
 
-    def _handle(self, head: Head, body: bytes | bytearray, received: float) -> None:
-        slot = Slot(head)
-        self._pending.append(slot)
-        if len(self._pending) >= MAX_PIPELINED or len(body) > _BIG_BODY:
-            self._full = True
-            self._flow()
+    def _handle(self, head: Head, own: PerCall | None, body: Body, received: float) -> None:
+        pending = self._pending
+        place: Place | None = None
         try:
             inference = head.inference
-            if inference is None:
-                inference = self.front.router.inference(head)
-                if inference is None:
-                    self._respond(slot, body)
-                    return
-                head.inference = inference
+            if inference is None or head.coding or len(body) > self.front.limits.big_body_bytes:
+                place = self._place(head, own)
+                self._handle_other(place, body, received)
+                return
             executor, codec = inference.target.pick(), inference.codec
             if codec.is_large(head, body):
-                self.front.pool.submit(self._decode_aside, slot, executor, codec, body, received)
+                place = self._place(head, own)
+                self.front.pool.submit(self._decode_aside, place, executor, codec, body, received)
                 return
             plan, tensors = codec.decode(executor.interface, head, body)
-            self._submit(slot, executor, HttpWork(plan, tensors, received, self, slot, codec))
+            work = place = HttpWork(plan, tensors, received, self, head, own, codec)
+            pending.append(work)
+            executor.submit(work)
+        except ModelyardError as error:
+            self._fail(place or self._place(head, own), error)
+        if len(pending) >= self.front.limits.max_pipelined:
+            self._full = True
+            self._flow()
+
+    def _place(self, head: Head, own: PerCall | None) -> Slot:
+        """The next place in the order of answers."""
+        slot = Slot(head, own)
+        self._pending.append(slot)
+        if len(self._pending) >= self.front.limits.max_pipelined:
+            self._full = True
+            self._flow()
+        return slot
+
+    def _handle_other(self, slot: Slot, body: Body, received: float) -> None:
+        """Anything but a plain inference of usual size whose head is known. Raises ModelyardError."""
+        head, front = slot.head, self.front
+        if len(body) > front.limits.big_body_bytes:
+            self._big = self._full = True
+            self._flow()
+        if head.problem is not None:
+            front.plane.bad_requests += 1
+            self.deliver(slot, error_text(*head.problem))
+            return
+        if not head.coding or not body:
+            self._dispatch(slot, body, received)
+            return
+        inflation = Inflation(head.coding, body, front.limits)
+        plain = inflation.start()
+        if plain is None:
+            self._big = self._full = True  # one at a time: what they unfold to is not known yet
+            self._flow()
+            front.pool.submit(self._inflate_aside, slot, inflation, received)
+        else:
+            self._dispatch(slot, plain, received)
+
+    def _inflate_aside(self, slot: Slot, inflation: Inflation, received: float) -> None:
+        """In a pool thread."""
+        call = self.front.loop.call_soon_threadsafe
+        try:
+            body = inflation.finish()
+        except ModelyardError as error:
+            call(self._fail, slot, error)
+        else:
+            call(self._inflated, slot, body, received)
+
+    def _inflated(self, slot: Slot, body: Body, received: float) -> None:
+        if slot.cancelled:
+            return
+        try:
+            self._hold(len(body))
+            self._dispatch(slot, body, received)
         except ModelyardError as error:
             self._fail(slot, error)
+
+    def _dispatch(self, slot: Slot, body: Body, received: float) -> None:
+        """Send a plain body to its model, or have the routes answer. Raises ModelyardError."""
+        head, front = slot.head, self.front
+        inference = head.inference
+        if inference is None:
+            inference = front.router.inference(head)
+            if inference is None:
+                self._respond(slot, body)
+                return
+            head.inference = inference
+        self._infer(slot, inference, body, received)
+
+    def _infer(self, slot: Slot, inference: Inference, body: Body, received: float) -> None:
+        executor, codec = inference.target.pick(), inference.codec
+        if codec.is_large(slot.head, body):
+            self.front.pool.submit(self._decode_aside, slot, executor, codec, body, received)
+            return
+        plan, tensors = codec.decode(executor.interface, slot.head, body)
+        self._submit(slot, executor, HttpWork(plan, tensors, received, self, slot.head, slot.own, codec))
 
     def _respond(self, slot: Slot, body: Body) -> None:
         """Answer anything but an inference. Raises ModelyardError."""
@@ -337,13 +333,19 @@ class Connection(asyncio.Protocol):
             self._fail(slot, BackendFailed("the request could not be served"))
 
     def _submit(self, slot: Slot, executor: Executor, work: HttpWork) -> None:
-        executor.submit(work)
-        slot.work = work
+        """Let a work take its slot's place, then queue it. Never raises."""
+        if slot.cancelled:
+            return
+        self._pending[self._pending.index(slot)] = work
+        try:
+            executor.submit(work)
+        except ModelyardError as error:
+            self._fail(work, error)
 
-    def _fail(self, slot: Slot, error: ModelyardError) -> None:
+    def _fail(self, place: Place, error: ModelyardError) -> None:
         if isinstance(error, InvalidInput):
             self.front.plane.bad_requests += 1
-        self.answer_with(slot, error_response(error))
+        self.deliver(place, error_response(error))
 
     def _decode_aside(self, slot: Slot, executor: Executor, codec: Codec, body: Body, received: float) -> None:
         """In a pool thread: parse large JSON."""
@@ -356,27 +358,19 @@ class Connection(asyncio.Protocol):
             _log.exception("decoding a request failed")
             call(self._fail, slot, BackendFailed("the request could not be decoded"))
         else:
-            call(self._decoded, slot, executor, HttpWork(plan, tensors, received, self, slot, codec))
-
-    def _decoded(self, slot: Slot, executor: Executor, work: HttpWork) -> None:
-        if self.transport is None:
-            return
-        try:
-            self._submit(slot, executor, work)
-        except ModelyardError as error:
-            self._fail(slot, error)
+            call(self._submit, slot, executor, HttpWork(plan, tensors, received, self, slot.head, slot.own, codec))
 
     # --- responses
 
-    def answer(self, slot: Slot, rest: bytes) -> None:
+    def answer(self, place: Place, rest: bytes) -> None:
         """Answer with 200 and `rest` (`Reply.rest`) once all before it are sent. Safe when the client is gone."""
-        slot.work = None  # it holds the slot in turn: cut the cycle, so that no garbage collection is needed
-        head, pending, transport = slot.head, self._pending, self.transport
+        pending, transport = self._pending, self.transport
         if (
-            len(rest) < _COPIED_BELOW
-            and len(pending) == 1
-            and head.keep_alive
-            and not head.old_http
+            len(pending) == 1
+            and pending[0] is place
+            and len(rest) < COMPRESSED_FROM
+            and place.head.keeps
+            and place.own is None
             and transport is not None
             and not self._full
             and not self.front.plane.draining
@@ -387,38 +381,50 @@ class Connection(asyncio.Protocol):
             except RuntimeError:
                 transport.abort()
             return
-        self.answer_with(slot, Reply(200, rest))
+        self.answer_with(place, Reply(200, rest))
 
-    def answer_with(self, slot: Slot, reply: Reply) -> None:
-        """Send a response as soon as all before it are sent. Safe when the client is gone."""
+    def answer_with(self, place: Place, reply: Reply) -> None:
+        """Answer, compressed where the client asks for it and it pays; see `deliver`."""
+        head = place.head
+        if pays(reply, head.accepts) and head.method != "HEAD" and self.transport is not None:
+            self.front.pool.submit(self._compress_aside, place, reply)
+        else:
+            self.deliver(place, reply)
+
+    def _compress_aside(self, place: Place, reply: Reply) -> None:
+        """In a pool thread."""
+        self.front.loop.call_soon_threadsafe(self.deliver, place, compress(reply, place.head.accepts))
+
+    def deliver(self, place: Place, reply: Reply) -> None:
+        """Send a response as it is, as soon as all before it are sent. Safe when the client is gone."""
         transport = self.transport
         if transport is None:
             return
-        slot.work = None
-        slot.response = reply
+        place.response = reply
         pending = self._pending
         try:
             while pending and (ready := pending[0].response) is not None:
                 first = pending.popleft()
                 self._write(transport, first, ready)
                 if first.close:
-                    self._closing = True
-                    transport.close()
+                    self._close(transport, first)
                     return
         except RuntimeError:
             # uvloop raises on a transport that is closing but has not told us yet; connection_lost follows
             transport.abort()
             return
+        if self._paused_at:
+            self._note_unsent()
         if self._full:
-            self._full = False
-            self._flow()
-            self.front.loop.call_soon(self._advance, perf_counter())
+            self._unblock()
 
-    def _write(self, transport: asyncio.Transport, slot: Slot, reply: Reply) -> None:
-        head, status, rest = slot.head, reply.status, reply.rest
+    def _write(self, transport: asyncio.Transport, place: Place, reply: Reply) -> None:
+        head, status, rest = place.head, reply.status, reply.rest
         line = self.front.line(status)
-        if not head.keep_alive or self.front.plane.draining or slot.close:
-            slot.close = True
+        if place.own is not None:
+            line += place.own.lines
+        if not head.keep_alive or self.front.plane.draining or place.close:
+            place.close = True
             line += b"Connection: close\r\n"
         elif head.old_http:
             line += b"Connection: keep-alive\r\n"
@@ -430,35 +436,57 @@ class Connection(asyncio.Protocol):
             transport.write(line)
             transport.write(rest)
 
+    def _close(self, transport: asyncio.Transport, last: Place) -> None:
+        """End the connection after its last response."""
+        self._closing = True
+        self._since = perf_counter()
+        if last.head is _LAST and transport.can_write_eof():
+            transport.write_eof()  # the sweep closes it when the client had time to read the answer
+        else:
+            transport.close()
+
     def _refuse(self, error: ModelyardError) -> None:
         """Answer something that cannot be framed, then close."""
         self.front.plane.bad_requests += 1
         self._refuse_with(error_response(error))
 
     def _refuse_with(self, reply: Reply) -> None:
+        """Answer in its place, then close; whatever else the client sends is dropped."""
         self._closing = True
-        self._head = None
-        self._body = None
-        self._buffer = bytearray()
+        self._drop_input()
+        self._full = False
+        self._flow()
         self._since = perf_counter()
-        transport = self.transport
-        if transport is None:
-            return
-        slot = Slot(_LAST)
+        slot = Slot(_LAST, None)
+        slot.close = True
         self._pending.append(slot)
-        slot.response, slot.close = reply, True
-        try:
-            while self._pending and (ready := self._pending[0].response) is not None:
-                self._write(transport, self._pending.popleft(), ready)
-            if not self._pending:
-                transport.write_eof()
-        except (RuntimeError, OSError):
-            transport.abort()
+        self.deliver(slot, reply)
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._closing = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- back-pressure
+
+    def _unblock(self) -> None:
+        """Go on with what the buffer holds, where nothing stands against it any more."""
+        if not self._pending:
+            self._big = False
+        full = bool(self._paused_at) or self._big or len(self._pending) >= self.front.limits.max_pipelined
+        if self._full and not full:
+            self._since = now = perf_counter()  # the client could not send on while nothing was read
+            self.front.loop.call_soon(self._advance, now)
+        self._full = full
+        self._flow()
 
     def _flow(self) -> None:
         """Read only while the client reads and what it sent fits."""
+        if self._paused_at:
+            self._full = True
         transport = self.transport
-        want = not self._full and not self._paused_at
+        want = not self._full
         if transport is None or want == self._reading or transport.is_closing():
             return
         self._reading = want
@@ -467,31 +495,45 @@ class Connection(asyncio.Protocol):
         else:
             transport.pause_reading()
 
-    # --- deadlines
-
-    def sweep(self, now: float) -> None:
-        """Close the connection where its client is too slow, or idle while the replica drains."""
+    def _note_unsent(self) -> None:
+        """Tell how much waits for a client that does not read."""
         transport = self.transport
         if transport is None:
             return
-        if self._paused_at and now - self._paused_at > SLOW_READER_S:
-            transport.abort()
+        size, limits = transport.get_write_buffer_size(), self.front.limits
+        patience_s = limits.slow_reader_s * (1 + size // limits.slow_reader_bytes)
+        self._patience_s = max(self._patience_s, patience_s)
+        self.front.unsent.note(self, size, perf_counter())
+
+    # --- deadlines
+
+    def sweep(self, now: float, ahead: float) -> None:
+        """Close the connection where its client would be too slow `ahead` seconds from now, or idle in a drain."""
+        transport, limits = self.transport, self.front.limits
+        if transport is None:
+            return
+        waited = now - self._since + ahead
+        if self._paused_at:
+            if now - self._paused_at + ahead > self._patience_s:
+                self.abort()
         elif self._closing:
-            if not self._pending and now - self._since > LINGER_S:
-                transport.abort()
+            limit = limits.slow_reader_s if transport.get_write_buffer_size() else limits.linger_s
+            if not self._pending and waited > limit:
+                self.abort()
         elif self._full:
             return
         elif self._head is not None:
-            if now - self._since > BODY_DEADLINE_S:
-                self._refuse_with(error_text(408, f"the request body took longer than {BODY_DEADLINE_S:g} s"))
+            if waited > limits.body_s:
+                self._refuse_with(error_text(408, f"the request body took longer than {limits.body_s:g} s"))
         elif self._buffer:
-            if now - self._since > HEAD_DEADLINE_S:
-                self._refuse_with(error_text(408, f"the request head took longer than {HEAD_DEADLINE_S:g} s"))
+            if waited > limits.head_s:
+                self._refuse_with(error_text(408, f"the request head took longer than {limits.head_s:g} s"))
         elif not self._pending:
             idle = now - self._active
-            if idle > IDLE_S or (self.front.plane.draining and idle > DRAIN_IDLE_S):
+            if idle > limits.idle_s or (self.front.plane.draining and idle > limits.drain_idle_s):
                 self._closing = True
                 transport.close()
 
 
-_LAST = Head("", (), 0, False, False, False, NO_HEADER, "")
+_LAST: Final = Head("", (), 0, False, False, False, NO_HEADER)
+"""The head of what cannot be framed."""
