@@ -18,6 +18,7 @@ from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError
 from modelyard.domain.services import ReplicaSpec
 from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.faults import text_of
+from modelyard.serving.grpc.fronts import Front
 from modelyard.serving.http.front import HttpFront
 from modelyard.serving.http.limits import Limits, raise_descriptor_limit
 from modelyard.serving.http.listeners import Listeners
@@ -30,6 +31,7 @@ from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.observe.tracing import Tracer
 from modelyard.serving.oip.routes import OipRoutes
 from modelyard.serving.scheduling.executor import Executor
+from modelyard.serving.tfs.routes import TfsRoutes
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +63,9 @@ class Replica:
         self.plane.triton_metrics = spec.triton_metrics
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._grpc: Any = None
+        self._grpc: Front | None = None
         self._http: Listeners | None = None
-        routes = (OipRoutes(self.plane), ObserveRoutes(self.plane))
+        routes = (OipRoutes(self.plane), TfsRoutes(self.plane), ObserveRoutes(self.plane))
         raise_descriptor_limit()
         self._front = HttpFront(self.plane, routes, self._pool, Limits(max_body_bytes=spec.max_body_bytes))
 
@@ -99,16 +101,13 @@ class Replica:
     async def _start_grpc(self) -> None:
         if self.spec.grpc_port is None:
             return
-        from modelyard.serving.grpc import aio  # grpc costs 100 ms to import: only where it is wanted
-        from modelyard.serving.oip.service import methods
+        from modelyard.serving.grpc import fronts
+        from modelyard.serving.oip.service import methods  # protobuf: only where gRPC is wanted
+        from modelyard.serving.tfs.service import methods as tfs_methods
 
-        address = f"{_bracketed(self.spec.host)}:{self.spec.grpc_port}"
-        self._grpc, self._grpc_port = await aio.start(
-            self.plane,
-            methods(self.plane),
-            address,
-            reuse_port=self.spec.reuse_port,
-            max_body_bytes=self.spec.max_body_bytes,
+        spec, port = self.spec, self.spec.grpc_port
+        self._grpc = await fronts.start(
+            spec, self.plane, {**methods(self.plane), **tfs_methods(self.plane)}, self._pool, lambda: bind(spec.host, port, reuse_port=spec.reuse_port)
         )
 
     async def _load(self) -> bool:
@@ -139,6 +138,8 @@ class Replica:
         """SIGHUP: follow what the repository directory says now."""
         if self._http is not None:
             self._http.reload()
+        if self._grpc is not None:
+            self._grpc.reload()
         _log.info("re-reading the model repository")
         if not self._stop.is_set() and self.plane.ready:
             self._tasks.add(task := asyncio.get_running_loop().create_task(self._reread_logged()))
@@ -154,7 +155,7 @@ class Replica:
 
     def _announce(self, http_port: int) -> None:
         """Write the ready file: whole or not at all."""
-        grpc_port = self._grpc_port if self._grpc is not None else None
+        grpc_port = self._grpc.port if self._grpc is not None else None
         _log.info("ready: http port %d, grpc port %s", http_port, grpc_port)
         if self.spec.ready_file is None:
             return
@@ -171,6 +172,8 @@ class Replica:
         while True:
             now = perf_counter()
             self._front.sweep(now)
+            if self._grpc is not None:
+                self._grpc.sweep(now)
             executors = self.plane.all_executors
             for executor in executors:
                 executor.sweep(now)
@@ -251,10 +254,6 @@ def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def load_spec(path: Path) -> ReplicaSpec:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import grpc
 
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, ModelyardError
+from modelyard.domain.services import ReplicaSpec, Tls
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.faults import retry_after_header, status_of, text_of
 from modelyard.serving.grpc.ports import Call, InferenceCodec, Method, Methods
+from modelyard.serving.http.tls import ServerTls
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.work import Work
@@ -122,8 +125,10 @@ def _inference(plane: DataPlane, codec: InferenceCodec) -> Any:
 
 
 def _call(context: Any) -> Call:
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return Call(perf_counter(), context.time_remaining(), metadata)
+    given = tuple(context.invocation_metadata() or ())
+    metadata = {key: value for key, value in given if isinstance(value, str)}
+    binary = {key: value for key, value in given if isinstance(value, bytes)}
+    return Call(perf_counter(), context.time_remaining(), metadata, binary)
 
 
 async def _abort(context: Any, error: ModelyardError) -> None:
@@ -133,23 +138,64 @@ async def _abort(context: Any, error: ModelyardError) -> None:
     await context.abort(grpc.StatusCode[code], text_of(error), trailing_metadata=metadata)
 
 
-async def start(
-    plane: DataPlane, methods: Methods, address: str, *, reuse_port: bool, max_body_bytes: int
-) -> tuple[Any, int]:
-    """Start serving; returns the server and its port. Raises Conflict where the port is taken."""
+class AioFront:
+    """A grpc.aio server as `grpc.fronts.Front`."""
+
+    def __init__(self, server: Any, port: int) -> None:
+        self._server = server
+        self.port = port
+
+    def sweep(self, now: float) -> None:
+        """grpcio keeps its own deadlines."""
+
+    def reload(self) -> None:
+        """grpcio asks for its credentials anew at every handshake (`_credentials`)."""
+
+    async def stop(self, grace: float) -> None:
+        """See `grpc.fronts.Front`."""
+        await self._server.stop(grace)
+
+
+def _credentials(tls: Tls) -> Any:
+    """Credentials that follow the files. Raises InvalidInput where they cannot be used."""
+    checked = ServerTls(tls)
+
+    def read() -> Any:
+        checked.reload()
+        chain, key = Path(tls.certificate).read_bytes(), Path(tls.key).read_bytes()
+        root = Path(tls.client_ca).read_bytes() if tls.client_ca else None
+        return grpc.ssl_server_certificate_configuration([(key, chain)], root)
+
+    def renewed() -> Any:
+        try:
+            return read()
+        except (InvalidInput, OSError) as error:
+            _log.error("%s; the old TLS files stay in use", error)
+            return None
+
+    return grpc.dynamic_ssl_server_credentials(read(), renewed, require_client_authentication=bool(tls.client_ca))
+
+
+async def start(spec: ReplicaSpec, plane: DataPlane, methods: Methods) -> AioFront:
+    """Start serving. Raises Conflict where the port is taken, InvalidInput where the TLS files cannot be used."""
     server = grpc.aio.server(
         options=(
-            ("grpc.so_reuseport", int(reuse_port)),
-            ("grpc.max_receive_message_length", max_body_bytes),
+            ("grpc.so_reuseport", int(spec.reuse_port)),
+            ("grpc.max_receive_message_length", spec.max_body_bytes),
             ("grpc.max_send_message_length", -1),
         )
     )
     server.add_generic_rpc_handlers((_Handlers(plane, methods),))
+    host = f"[{spec.host}]" if ":" in spec.host else spec.host
+    address = f"{host}:{spec.grpc_port}"
     try:
-        port = server.add_insecure_port(address)
+        if spec.tls is not None:
+            port = server.add_secure_port(address, _credentials(spec.tls))
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise Conflict(
             f"cannot listen for gRPC on {address}", why="the port is in use or not allowed", hint="choose another port"
         ) from error
     await server.start()
-    return server, port
+    return AioFront(server, port)

@@ -13,11 +13,15 @@ from modelyard.serving.scheduling.executor import Executor
 
 @dataclass(slots=True)
 class Call:
-    """What a front knows of a call besides its message. `received`: perf_counter; `timeout_s`: left at `received`."""
+    """What a front knows of a call besides its message. `received`: perf_counter; `timeout_s`: left at `received`.
+
+    `binary`: metadata whose names end in `-bin`, decoded.
+    """
 
     received: float
     timeout_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    binary: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class InferenceCodec(Protocol):

@@ -1,0 +1,129 @@
+"""What becomes of a call whose request is there: an inference goes to its executor, others run as tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from modelyard.domain.errors import BackendFailed, ModelyardError
+from modelyard.domain.tensors import Tensor
+from modelyard.serving.faults import Expired
+from modelyard.serving.grpc.http2.messages import Inbox, decompress
+from modelyard.serving.grpc.http2.stream import Stream
+from modelyard.serving.grpc.ports import Call, InferenceCodec, Method
+from modelyard.serving.observe.context import parse
+from modelyard.serving.oip.plan import Plan
+from modelyard.serving.scheduling.work import Work
+
+if TYPE_CHECKING:
+    from modelyard.serving.grpc.http2.connection import Connection
+
+_log = logging.getLogger(__name__)
+
+
+class Http2Work(Work):
+    """An inference request that came by HTTP/2."""
+
+    __slots__ = ("_codec", "_connection", "_stream")
+
+    def __init__(
+        self,
+        plan: Plan,
+        tensors: tuple[Tensor, ...],
+        connection: Connection,
+        stream: Stream,
+        codec: InferenceCodec,
+    ) -> None:
+        Work.__init__(self, plan, tensors, stream.since)
+        self._connection = connection
+        self._stream = stream
+        self._codec = codec
+        head = stream.head
+        limit = head.timeout_s
+        if limit is not None and (self.timeout_s is None or limit < self.timeout_s):
+            self.timeout_s = limit
+        if head.traceparent:
+            self.trace = parse(head.traceparent, head.tracestate)
+
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
+        """Encode and send."""
+        if self._stream.work is self:
+            self._connection.answer(self._stream, self._codec.encode(self.plan, outputs, start, stop))
+
+    def fail(self, error: ModelyardError) -> None:
+        """Send the error."""
+        if self._stream.work is self:
+            self._connection.fail(self._stream, error)
+
+
+def infer(connection: Connection, stream: Stream, codec: InferenceCodec, message: bytes) -> None:
+    """Hand an inference to its executor; whatever is wrong with it is answered."""
+    try:
+        executor, plan, tensors = codec.decode(message)
+        stream.work = work = Http2Work(plan, tensors, connection, stream, codec)
+    except ModelyardError as error:
+        connection.reject(stream, error)
+        return
+    except Exception:  # noqa: BLE001 - boundary of a call
+        _log.exception("a gRPC inference failed")
+        connection.fail(stream, BackendFailed("the request could not be served"))
+        return
+    try:
+        executor.submit(work)
+    except ModelyardError as error:
+        connection.fail(stream, error)
+
+
+def start_unary(connection: Connection, stream: Stream, method: Method, message: bytes, *, compressed: bool) -> None:
+    """Serve a unary call, other than a plain inference, in a task."""
+    work = _unary(connection, stream, method, message, compressed=compressed)
+    stream.task = connection.front.run(_guarded(connection, stream, work))
+
+
+def start_stream(connection: Connection, stream: Stream, method: Method, inbox: Inbox) -> None:
+    """Serve a streaming call in a task."""
+    stream.inbox = inbox
+    stream.task = connection.front.run(_guarded(connection, stream, _streamed(connection, stream, method, inbox)))
+
+
+async def _guarded(connection: Connection, stream: Stream, work: Coroutine[Any, Any, None]) -> None:
+    """Run a call within its deadline and answer what it raises. A cancelled one has nobody to answer."""
+    try:
+        async with asyncio.timeout(stream.head.timeout_s):
+            await work
+    except TimeoutError:
+        connection.fail(stream, Expired("Deadline Exceeded"))
+    except ModelyardError as error:
+        connection.reject(stream, error)
+    except Exception:  # noqa: BLE001 - boundary of a task
+        path = stream.head.method.path if stream.head.method else ""
+        _log.exception("%s failed", path)
+        connection.fail(stream, BackendFailed("the request could not be served"))
+
+
+async def _unary(connection: Connection, stream: Stream, method: Method, message: bytes, *, compressed: bool) -> None:
+    if compressed:
+        front = connection.front
+        encoding, limit = stream.head.encoding, front.max_body_bytes
+        message = await front.loop.run_in_executor(front.pool, decompress, message, encoding, limit)
+    if method.inference is not None:
+        infer(connection, stream, method.inference, message)
+    elif method.unary is not None:
+        connection.answer(stream, await method.unary(message, _call(stream)))
+
+
+async def _streamed(connection: Connection, stream: Stream, method: Method, inbox: Inbox) -> None:
+    assert method.stream is not None  # noqa: S101 - for the type checker; only then is this called
+    messages = method.stream(inbox, _call(stream))
+    async with aclosing(messages):  # type: ignore[type-var] # handlers are async generators
+        async for message in messages:
+            await connection.send(stream, message)
+    connection.finish(stream)
+
+
+def _call(stream: Stream) -> Call:
+    head = stream.head
+    return Call(stream.since, head.timeout_s, head.metadata, head.binary)
