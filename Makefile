@@ -6,7 +6,7 @@ FRAMEWORKS := torch,onnx,openvino,sklearn,images
 EVERYTHING := $(FRAMEWORKS),postgres,s3,otel,dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check check-fast format docs bench clean
+.PHONY: help demo test check check-fast format docs bench bench-serving clean
 
 help:
 	@echo "make demo        set up, train a small model, publish it, leave it running"
@@ -16,6 +16,7 @@ help:
 	@echo "make format      format the code"
 	@echo "make docs        write the reference part of docs/cli.md from the commands"
 	@echo "make bench       the benchmarks of docs/benchmarks.md"
+	@echo "make bench-serving  Modelyard's server beside its peers, one table (docs/serving-benchmarks.md)"
 	@echo "make clean       remove the virtual environment and everything generated"
 
 $(BIN)/python:
@@ -57,6 +58,9 @@ docs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-serving: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.serving $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
