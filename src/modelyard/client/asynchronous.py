@@ -86,10 +86,10 @@ class AsyncClient:
         return await self._call(calls.infer(model, version, label, asked, headers), timeout_s)
 
     async def metadata(
-        self, model: str, *, version: int | str | None = None, label: str | None = None, timeout_s: float | None = None
+        self, model: str, *, version: int | str | None = None, timeout_s: float | None = None
     ) -> ModelMetadata:
         """What a model takes and gives; its `signature` is the same in Modelyard's terms."""
-        return await self._call(calls.metadata(model, version, label), timeout_s)
+        return await self._call(calls.metadata(model, version), timeout_s)
 
     async def server_metadata(self, *, timeout_s: float | None = None) -> ServerMetadata:
         """Name, version and protocol extensions of the service."""

@@ -88,10 +88,10 @@ class Client:
         return self._call(calls.infer(model, version, label, asked, headers), timeout_s)
 
     def metadata(
-        self, model: str, *, version: int | str | None = None, label: str | None = None, timeout_s: float | None = None
+        self, model: str, *, version: int | str | None = None, timeout_s: float | None = None
     ) -> ModelMetadata:
         """What a model takes and gives; its `signature` is the same in Modelyard's terms."""
-        return self._call(calls.metadata(model, version, label), timeout_s)
+        return self._call(calls.metadata(model, version), timeout_s)
 
     def server_metadata(self, *, timeout_s: float | None = None) -> ServerMetadata:
         """Name, version and protocol extensions of the service."""

@@ -119,9 +119,9 @@ def _inferred(response: Response) -> InferResult:
     return inference.decode(response)
 
 
-def metadata(model: str, version: int | str | None, label: str | None) -> Call[messages.ModelMetadata]:
+def metadata(model: str, version: int | str | None) -> Call[messages.ModelMetadata]:
     """What a model takes and gives."""
-    return Call("GET", _path(model, version, label), _reader(messages.ModelMetadata))
+    return Call("GET", _path(model, version), _reader(messages.ModelMetadata))
 
 
 def server_metadata() -> Call[messages.ServerMetadata]:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from modelyard.domain.errors import InvalidInput
-from modelyard.domain.tensors import Datatype, Tensor
+from modelyard.domain.tensors import Datatype, Tensor, from_bf16, to_bf16
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -78,22 +78,6 @@ def to_bytes(name: str, tensor: Tensor, datatype: str) -> Buffer:
     if tensor.nbytes <= _COPIED_BYTES:
         return tensor.tobytes()
     return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
-
-
-def to_bf16(tensor: Tensor) -> Tensor:
-    """The upper halves of the float32 numbers as uint16, rounded to nearest, ties to even; NaN stays NaN."""
-    if tensor.dtype.name == "bfloat16":
-        return tensor.view(np.uint16)
-    bits = np.ascontiguousarray(tensor, np.float32).view(np.uint32).reshape(tensor.shape)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # rounding a NaN could make an infinity of it
-    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    return np.where(nan, quiet, rounded).astype(np.uint16)
-
-
-def from_bf16(halves: Tensor) -> Tensor:
-    """float32 numbers whose upper halves are these uint16."""
-    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def to_json(name: str, tensor: Tensor, datatype: str) -> list[object]:

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from modelyard.client import tensors as wire
 from modelyard.client.inference import Inference, InferResult, decode, encode
 from modelyard.client.responses import Head, Response
 from modelyard.domain.errors import BackendFailed, InvalidInput, NotFound
@@ -79,31 +78,6 @@ def test_json_tensors_come_back_bit_for_bit(sent: dict[str, Tensor]) -> None:
     got = back(Inference(inputs=sent, binary=False)).outputs
     for name, tensor in sent.items():
         assert_same(got[name], tensor)
-
-
-@given(npst.arrays(np.uint32, st.integers(0, 20), elements=st.integers(0, 2**32 - 1)))
-def test_bf16_is_the_nearest_with_ties_to_even(bits: Tensor) -> None:
-    """Against the definition: of the two neighbours the nearer one, in a tie the even one."""
-    sent = bits.view(np.float32)
-    halves = wire.to_bf16(sent)
-    for value, half in zip(sent, halves, strict=True):
-        got = struct.unpack("<f", struct.pack("<I", int(half) << 16))[0]
-        if np.isnan(value):
-            assert np.isnan(got)
-            continue
-        assert np.signbit(got) == np.signbit(value)
-        below = int(np.abs(value).view(np.uint32)) >> 16
-        step = [struct.unpack("<f", struct.pack("<I", h << 16))[0] for h in (below, below + 1)]
-        if np.isinf(value) or np.isinf(step[1]):
-            continue
-        low, high = (abs(float(abs(value)) - s) for s in step)
-        want = step[0] if low < high or (low == high and below % 2 == 0) else step[1]
-        assert abs(got) == want
-
-
-@pytest.mark.parametrize(("bits", "half"), [(0x7F7FFFFF, 0x7F80), (0x7F800001, 0x7FC0), (0xFFFFFFFF, 0xFFFF)])
-def test_bf16_of_the_largest_number_is_infinity_and_nan_stays_nan(bits: int, half: int) -> None:
-    assert wire.to_bf16(np.array([bits], np.uint32).view(np.float32)).tolist() == [half]
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3)])
