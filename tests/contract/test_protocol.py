@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -61,7 +62,7 @@ def sample(datatype, rows=2):
         return np.array([w.encode() for w in words][: rows * 3], object).reshape(rows, 3)
     if datatype == "BOOL":
         return rng.integers(0, 2, (rows, 3)).astype(bool)
-    if np.dtype(dtype).kind == "f":
+    if datatype in ("FP16", "FP32", "FP64", "BF16"):
         return (rng.standard_normal((rows, 3)) * 1e3).astype(dtype)
     info = np.iinfo(dtype)
     return np.array([info.min, info.max, 0, 1, info.max - 1, 5][: rows * 3], dtype).reshape(rows, 3)
@@ -95,22 +96,33 @@ def test_every_datatype_is_the_same_over_json_binary_and_grpc(rest, rpc, datatyp
     data, model = sample(datatype, rows), f"echo-{datatype.lower()}"
     same(ask(rest, triton_http, model, {"x": data}, ["y"], binary=True).as_numpy("y"), data)
     same(ask(rpc, triton_grpc, model, {"x": data}, ["y"]).as_numpy("y"), data)
-    if datatype != "FP16":  # tritonclient refuses FP16 as JSON; the raw request below covers it
+    if datatype not in ("FP16", "BF16"):  # tritonclient refuses them as JSON; the raw request below covers it
         same(ask(rest, triton_http, model, {"x": data}, ["y"], binary=False).as_numpy("y"), data)
 
 
-def test_fp16_travels_as_json_too(server):
-    item = {"name": "x", "datatype": "FP16", "shape": [1, 3], "data": [1.5, -2, 0.1]}
-    answer = server.request("POST", "/v2/models/echo-fp16/infer", json.dumps({"inputs": [item]}).encode())
-    (out,) = answer.json["outputs"]
-    assert out["datatype"] == "FP16"
-    assert np.float16(out["data"]).tolist() == np.float16([1.5, -2, 0.1]).tolist()
+@pytest.mark.parametrize(("datatype", "third"), [("FP16", float(np.float16(0.1))), ("BF16", 0.10009765625)])
+def test_16_bit_floats_travel_as_json_too(server, datatype, third):
+    item = {"name": "x", "datatype": datatype, "shape": [1, 3], "data": [1.5, -2, 0.1]}
+    path = f"/v2/models/echo-{datatype.lower()}/infer"
+    (out,) = server.request("POST", path, json.dumps({"inputs": [item]}).encode()).json["outputs"]
+    assert out["datatype"] == datatype
+    assert out["data"] == [1.5, -2.0, third]
 
 
-@pytest.mark.parametrize("datatype", [d for d in DATATYPES if d != "FP16"])
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+def test_16_bit_floats_are_refused_as_typed_grpc_contents(server, datatype):
+    request = service_pb2.ModelInferRequest(model_name=f"echo-{datatype.lower()}")
+    item = request.inputs.add(name="x", datatype=datatype, shape=[1, 3])
+    item.contents.fp32_contents.extend([1, 2, 3])
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="unexpected explicit tensor data") as caught:
+            stub.ModelInfer(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("datatype", [d for d in DATATYPES if d not in ("FP16", "BF16")])
 def test_typed_grpc_contents_are_taken(server, datatype):
-    import grpc
-
     data = sample(datatype)
     request = service_pb2.ModelInferRequest(model_name=f"echo-{datatype.lower()}")
     item = request.inputs.add(name="x", datatype=datatype, shape=data.shape)
@@ -190,13 +202,15 @@ def test_large_json_takes_the_other_parser_and_gives_the_same(server, rest):
     same(ask(rest, triton_http, "echo-uint64", {"x": big}, ["y"], binary=False).as_numpy("y"), big)
 
 
-def test_nan_and_infinity_pass_as_binary_and_json_says_null(server, rest):
-    data = np.array([[np.nan, np.inf, -np.inf]], np.float32)
+@pytest.mark.parametrize("rows", [1, 2000])
+def test_nan_and_infinity_pass_as_binary_and_bare_in_json(server, rest, rows):
+    data = np.array([[np.nan, np.inf, -np.inf]] * rows, np.float32)
     same(ask(rest, triton_http, "echo-fp32", {"x": data}, ["y"]).as_numpy("y"), data)
-    item = triton_http.InferInput("x", [1, 3], "FP32")
-    item.set_data_from_numpy(data)
-    answer = rest.infer("echo-fp32", [item], outputs=[triton_http.InferRequestedOutput("y", binary_data=False)])
-    assert answer.get_response()["outputs"][0]["data"] == [None, None, None]
+    same(ask(rest, triton_http, "echo-fp32", {"x": data}, ["y"], binary=False).as_numpy("y"), data)
+    item = {"name": "x", "datatype": "FP32", "shape": [rows, 3], "data": data.ravel().tolist()}
+    answer = server.request("POST", "/v2/models/echo-fp32/infer", json.dumps({"inputs": [item]}).encode())
+    assert b'"data":[NaN,Infinity,-Infinity' in answer.body
+    np.testing.assert_array_equal(np.float32(answer.json["outputs"][0]["data"]), data.ravel())
 
 
 def test_versions_are_addressed_and_the_latest_is_the_default(rest, rpc):
@@ -219,7 +233,9 @@ def test_health_readiness_and_metadata_agree(server, rest, rpc):
         assert client.is_model_ready("m")
         assert client.is_model_ready("m", "1")
     assert rest.get_server_metadata() == rpc.get_server_metadata(as_json=True)
-    assert set(rest.get_server_metadata()["extensions"]) == {"binary_tensor_data", "statistics"}
+    assert {"binary_tensor_data", "classification", "system_shared_memory", "statistics"} <= set(
+        rest.get_server_metadata()["extensions"]
+    )
     metadata = rest.get_model_metadata("mixed")
     assert metadata["inputs"][0] == {"name": "a", "datatype": "FP32", "shape": [-1, 2]}
     assert rest.get_model_metadata("m")["versions"] == ["1", "3"]
@@ -259,7 +275,7 @@ GOOD = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
         ("/v2/models/m/infer", {"inputs": [{**GOOD, "data": [1]}]}, 400, "has 1 elements"),
         ("/v2/models/m/infer", {"inputs": [{**GOOD, "data": ["a"] * 4}]}, 400, "unable to parse"),
         ("/v2/models/m/infer", {"inputs": [GOOD], "outputs": [{"name": "z"}]}, 400, "unexpected inference output 'z' for model 'm'"),
-        ("/v2/models/m/infer", {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}, 501, "classification"),
+        ("/v2/models/m/infer", {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"classification": -1}}]}, 400, "'classification' of output 'y'"),
         ("/v2/models/m/infer", {"inputs": [GOOD], "parameters": {"sequence_id": 3}}, 501, "sequence"),
         ("/v2/models/m/infer", {"input": [GOOD]}, 400, "failed to parse the request JSON buffer"),
         ("/v2/models/m/infer", [], 400, "failed to parse the request JSON buffer"),
@@ -298,8 +314,6 @@ def test_grpc_errors_have_the_same_text_and_tritons_code(rpc):
 
 
 def test_grpc_raw_contents_of_the_wrong_size_are_refused(server):
-    import grpc
-
     request = service_pb2.ModelInferRequest(model_name="m", raw_input_contents=[b"123"])
     request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:

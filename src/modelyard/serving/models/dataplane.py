@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from modelyard.domain.errors import NotFound, Unavailable
 from modelyard.domain.services import ServedModel, Tracing, VersionPolicy
-from modelyard.domain.tensors import TensorSpec
 from modelyard.serving.models.comparison import ShadowStatistics
 from modelyard.serving.models.repository import Repository
 from modelyard.serving.models.states import ModelState, Readiness
@@ -20,9 +19,10 @@ from modelyard.serving.models.target import Target
 from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.observe.statistics import ModelStatistics, ReplicaStatistics
 from modelyard.serving.observe.tracing import Tracer
+from modelyard.serving.oip.logs import Logs
+from modelyard.serving.oip.regions import Regions
 from modelyard.serving.scheduling.executor import Executor
 
-EXTENSIONS: Final = ("binary_tensor_data", "statistics")
 STATISTICS_SCHEMA: Final = 1
 
 
@@ -46,6 +46,10 @@ class DataPlane:
         self.tracer = Tracer(Tracing())
         self.recorder = Recorder(self.tracer)
         """The stages of the requests just served."""
+        self.regions = Regions()
+        """Shared memory that clients registered."""
+        self.logs = Logs()
+        """The log settings that clients see and change."""
 
     @property
     def executors(self) -> list[Executor]:
@@ -81,10 +85,10 @@ class DataPlane:
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether a model version answers inferences. Raises NotFound for one that is not served at all."""
         try:
-            self.find(name, version)
+            face = self.find(name, version).interface
         except Unavailable:
             return False
-        return self.ready
+        return self.ready and not self.repository.models[name].versions[face.version].unavailable()
 
     # --- versions
 
@@ -134,23 +138,6 @@ class DataPlane:
 
     # --- what it tells
 
-    def server_metadata(self) -> dict[str, Any]:
-        """`GET /v2`."""
-        return {"name": "modelyard", "version": self.version, "extensions": list(EXTENSIONS)}
-
-    def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
-        """`GET /v2/models/M[/versions/V]`: platform, tensors (symbolic dimensions are -1), served versions."""
-        executor = self.find(name, version)
-        served = self.served(name, str(executor.interface.version))
-        signature = executor.interface.signature
-        return {
-            "name": name,
-            "versions": [str(v) for v in self.repository.models[name].routing.serving],
-            "platform": f"{served.runtime}_{served.artifact.target.format}",
-            "inputs": [_tensor(spec) for spec in signature.inputs],
-            "outputs": [_tensor(spec) for spec in signature.outputs],
-        }
-
     def statistics(self) -> ReplicaStatistics:
         """A snapshot of every counter (`GET /stats`)."""
         return ReplicaStatistics(
@@ -162,22 +149,6 @@ class DataPlane:
             models=[_model_statistics(e) for e in self.executors],
             shadows=self.shadows(),
         )
-
-    def triton_statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
-        """Statistics in Triton's schema, for one model or all."""
-        if not name:
-            chosen = self.executors
-        elif version:
-            chosen = [self.find(name, version)]
-        else:
-            self.find(name)
-            chosen = list(self.repository.models[name].routing.serving.values())
-        return {"model_stats": [_triton(e) for e in chosen]}
-
-
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    shape = [-1 if isinstance(d, str) else d for d in spec.shape]
-    return {"name": spec.name, "datatype": str(spec.datatype), "shape": shape}
 
 
 def _model_statistics(executor: Executor) -> ModelStatistics:
@@ -191,45 +162,3 @@ def _model_statistics(executor: Executor) -> ModelStatistics:
         last_inference_unix_s=ledger.last_unix_s,
         batches=[ledger.by_rows[rows] for rows in sorted(ledger.by_rows)],
     )
-
-
-def _pair(count: int, seconds: float) -> dict[str, int]:
-    return {"count": count, "ns": int(seconds * 1e9)}
-
-
-def _triton(executor: Executor) -> dict[str, Any]:
-    ledger = executor.ledger
-    rows = [ledger.by_rows[n] for n in sorted(ledger.by_rows)]
-    requests = sum(b.requests for b in rows)
-    refused = sum(ledger.refused.values())
-
-    def total(*fields: str) -> float:
-        return sum(float(getattr(b, f)) for b in rows for f in fields)
-
-    stages = ("queue_s", "batch_wait_s", "receive_s", "pre_s", "infer_s", "post_s", "encode_s")
-    return {
-        "name": executor.interface.name,
-        "version": str(executor.interface.version),
-        "last_inference": int(ledger.last_unix_s * 1000),
-        "inference_count": sum(b.rows * b.batches for b in rows),
-        "execution_count": sum(b.batches for b in rows),
-        "inference_stats": {
-            "success": _pair(requests, total(*stages)),
-            "fail": _pair(ledger.failed + refused, 0.0),
-            "queue": _pair(requests, total("queue_s", "batch_wait_s")),
-            "compute_input": _pair(requests, total("receive_s", "pre_s")),
-            "compute_infer": _pair(requests, total("infer_s")),
-            "compute_output": _pair(requests, total("post_s", "encode_s")),
-            "cache_hit": _pair(0, 0.0),
-            "cache_miss": _pair(0, 0.0),
-        },
-        "batch_stats": [
-            {
-                "batch_size": b.rows,
-                "compute_input": _pair(b.batches, b.receive_s + b.pre_s),
-                "compute_infer": _pair(b.batches, b.busy_s),
-                "compute_output": _pair(b.batches, b.post_s + b.encode_s),
-            }
-            for b in rows
-        ],
-    }

@@ -15,7 +15,19 @@ from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.oip import wire
-from modelyard.serving.oip.plan import InferHead, InputHead, Interface, OutputHead, Plan, make_plan, ordered
+from modelyard.serving.oip.answers import answers
+from modelyard.serving.oip.plan import (
+    InferHead,
+    InputHead,
+    InputPlan,
+    Interface,
+    OutputHead,
+    Plan,
+    from_region,
+    make_plan,
+    ordered,
+)
+from modelyard.serving.oip.regions import Regions
 from modelyard.serving.oip.rest import remember
 from modelyard.serving.scheduling.executor import Executor
 
@@ -24,7 +36,7 @@ _CONTENTS: Final = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-"""The typed field of a datatype; FP16 travels only raw."""
+"""The typed field of a datatype; FP16 and BF16 travel only raw."""
 
 
 class InferCodec:
@@ -37,7 +49,7 @@ class InferCodec:
         """Parse a ModelInferRequest; see `grpc.ports.InferenceCodec`."""
         request = parse(pb.ModelInferRequest, message)
         executor = self._plane.target(request.model_name, request.model_version).pick()
-        plan, tensors = decode(executor.interface, request)
+        plan, tensors = decode(executor.interface, request, self._plane.regions)
         return executor, plan, tensors
 
     def encode(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
@@ -54,37 +66,67 @@ def parse(kind: Any, message: bytes) -> Any:
 
 
 def response(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> Any:
+    """A ModelInferResponse for rows `start:stop` of a batch's outputs; raw contents, as Triton sends them."""
     face = plan.interface
     message = pb.ModelInferResponse(model_name=face.name, model_version=str(face.version), id=plan.id)
+    if plan.wishes is not None:
+        _fill_wishes(message, plan, outputs, start, stop)
+        return message
     for index, _ in plan.outputs:
         part = outputs[index][start:stop] if face.batched else outputs[index]
         spec = face.signature.outputs[index]
         message.outputs.add(name=spec.name, datatype=str(spec.datatype), shape=part.shape)
-        message.raw_output_contents.append(wire.to_bytes(part))
+        message.raw_output_contents.append(wire.to_bytes(part, spec.datatype))
     return message
 
 
-def decode(interface: Interface, request: Any) -> tuple[Plan, tuple[Tensor, ...]]:
-    """Decode and check a ModelInferRequest, raw or typed contents. Raises InvalidInput, Unsupported."""
+def _fill_wishes(message: Any, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> None:
+    for answer in answers(plan, outputs, start, stop):
+        output = message.outputs.add(name=answer.name, datatype=answer.datatype, shape=answer.shape)
+        raw = b""  # clients count: what is in shared memory has an empty place here
+        if answer.region is not None:
+            output.parameters["shared_memory_region"].string_param = answer.region.region.name
+            output.parameters["shared_memory_byte_size"].int64_param = answer.size
+            output.parameters["shared_memory_offset"].int64_param = answer.region.offset
+        elif answer.values is not None:
+            raw = wire.to_bytes(answer.values, answer.datatype)
+        message.raw_output_contents.append(raw)
+
+
+def decode(interface: Interface, request: Any, regions: Regions | None = None) -> tuple[Plan, tuple[Tensor, ...]]:
+    """Decode and check a ModelInferRequest: raw or typed contents, or shared memory.
+
+    Raises InvalidInput, NotFound, Unsupported.
+    """
     raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
+    plan = _plan(interface, request, regions)
+    inputs = plan.inputs
+    if raw and len(raw) != (sent := sum(i.region is None for i in inputs)):
         raise InvalidInput(
-            f"expected {len(request.inputs)} raw input contents, got {len(raw)}",
+            f"expected {sent} raw input contents, got {len(raw)}",
             hint="send every input in raw_input_contents, or none",
         )
-    plan = _plan(interface, request)
     tensors: list[Tensor] = []
-    for i, item in enumerate(plan.inputs):
-        if raw:
-            tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, raw[i], 0, len(raw[i])))
+    rest = iter(raw)
+    for item, given in zip(inputs, request.inputs, strict=True):
+        if item.region is not None:
+            tensors.append(from_region(item, item.region))
+        elif raw:
+            if given.HasField("contents"):
+                raise InvalidInput(
+                    "contents field must not be specified when using raw_input_contents for "
+                    f"'{item.name}' for model '{interface.name}'"
+                )
+            data = next(rest)
+            tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, data, 0, len(data)))
         else:
-            tensors.append(_typed(item.name, item.datatype, item.shape, request.inputs[i].contents))
+            tensors.append(_typed(interface, item, given.contents))
     return plan, ordered(plan, tensors)
 
 
-def _plan(interface: Interface, request: Any) -> Plan:
-    if request.id or request.parameters or request.outputs:
-        return make_plan(interface, _head(request))
+def _plan(interface: Interface, request: Any, regions: Regions | None) -> Plan:
+    if request.id or request.parameters or request.outputs or any(i.parameters for i in request.inputs):
+        return make_plan(interface, _head(request), regions)
     key = ("grpc", *[(i.name, i.datatype, *i.shape) for i in request.inputs])
     plan = interface.json_plans.get(key)
     if plan is None:
@@ -103,20 +145,30 @@ def _head(request: Any) -> InferHead:
 
 
 def _parameters(given: Any) -> dict[str, Any]:
-    return {name: getattr(p, p.WhichOneof("parameter_choice") or "bool_param") for name, p in given.items()}
+    return {name: getattr(p, kind) if (kind := p.WhichOneof("parameter_choice")) else None for name, p in given.items()}
 
 
-def _typed(name: str, datatype: str, shape: tuple[int, ...], contents: Any) -> Tensor:
-    field = _CONTENTS.get(datatype)
+def _typed(interface: Interface, item: InputPlan, contents: Any) -> Tensor:
+    field = _CONTENTS.get(item.datatype)
     if field is None:
-        raise InvalidInput(f"input '{name}' of {datatype} must be sent in raw_input_contents")
+        raise InvalidInput(
+            f"unexpected explicit tensor data for input tensor '{item.name}' for model '{interface.name}' "
+            f"of type '{item.datatype}'",
+            hint="send it in raw_input_contents",
+        )
+    if any(other.name != field for other, _ in contents.ListFields()):
+        raise InvalidInput(
+            f"unexpected explicit tensor data for input tensor '{item.name}' for model '{interface.name}' "
+            f"of type '{item.datatype}', expected {field}"
+        )
     values = list(getattr(contents, field))
-    count = wire.elements(name, shape)
-    if len(values) != count:
-        raise InvalidInput(f"input '{name}' has {len(values)} elements in {field}, but its shape needs {count}")
-    if datatype == "BYTES":
-        return wire.object_array(values).reshape(shape)
+    if len(values) != item.count:
+        raise InvalidInput(
+            f"input '{item.name}' has {len(values)} elements in {field}, but its shape needs {item.count}"
+        )
+    if item.datatype == "BYTES":
+        return wire.object_array(values).reshape(item.shape)
     try:
-        return np.array(values, wire.NUMPY[datatype]).reshape(shape)
+        return np.array(values, item.dtype).reshape(item.shape)
     except OverflowError:
-        raise InvalidInput(f"a value of input '{name}' does not fit {datatype}") from None
+        raise InvalidInput(f"a value of input '{item.name}' does not fit {item.datatype}") from None

@@ -16,6 +16,7 @@ import numpy as np
 from modelyard.domain.errors import InvalidInput, NotFound, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
 from modelyard.serving.oip import wire
+from modelyard.serving.oip.regions import Regions, RegionSlice
 
 _Parameters = dict[str, str | int | float | bool | None]
 
@@ -73,7 +74,10 @@ PLANS_KEPT: Final = 512
 
 @dataclass(slots=True)
 class InputPlan:
-    """One input of a plan: `size` is its bytes in the body, -1 when its data is JSON."""
+    """One input of a plan: `size` is its bytes in the body, -1 when its data is JSON or in shared memory.
+
+    `plain`: its bytes on the wire are those of an array of `dtype` (not so for BYTES and BF16).
+    """
 
     index: int
     name: str
@@ -82,6 +86,16 @@ class InputPlan:
     dtype: np.dtype[Any]
     count: int
     size: int
+    plain: bool = True
+    region: RegionSlice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a requested output shall be besides its values: the best `classes` (0: no), placed in shared memory."""
+
+    classes: int = 0
+    region: RegionSlice | None = None
 
 
 @dataclass(slots=True)
@@ -98,10 +112,15 @@ class Template:
 
 
 class Plan:
-    """A checked request head. `outputs` pairs output indices with whether each is wanted as binary."""
+    """A checked request head. `outputs` pairs output indices with whether each is wanted as binary.
+
+    `wishes` goes along with `outputs` and is None in the common case that no output has any. `fixed`: all outputs are
+    binary, and their bytes are those of their arrays. `lasting`: it may be kept for later requests of the same head.
+    """
 
     __slots__ = (
-        "binary_size", "id", "inputs", "interface", "outputs", "priority", "rows", "shape_key", "template", "timeout_s",
+        "binary_size", "fixed", "id", "inputs", "interface", "lasting", "outputs", "priority", "rows", "shape_key",
+        "template", "timeout_s", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -112,8 +131,17 @@ class Plan:
         outputs: tuple[tuple[int, bool], ...],
         timeout_s: float | None,
         priority: int = 0,
+        wishes: tuple[Wish | None, ...] | None = None,
     ) -> None:
         self.priority = priority
+        self.wishes = wishes
+        specs = interface.signature.outputs
+        self.fixed = (
+            wishes is None
+            and bool(outputs)
+            and all(binary and specs[i].datatype not in (Datatype.BYTES, Datatype.BF16) for i, binary in outputs)
+        )
+        self.lasting = not any(i.region for i in inputs) and not any(w and w.region for w in wishes or ())
         self.interface = interface
         self.id = request_id
         self.inputs = inputs
@@ -127,19 +155,23 @@ class Plan:
         self.template: Template | None = None
 
 
-def make_plan(interface: Interface, head: InferHead) -> Plan:
-    """Check a request head against the model. Raises InvalidInput with Triton's texts, Unsupported."""
+def make_plan(interface: Interface, head: InferHead, regions: Regions | None = None) -> Plan:
+    """Check a request head against the model. `regions`: the shared memory that it may refer to.
+
+    Raises InvalidInput with Triton's texts, NotFound for an unknown region, Unsupported.
+    """
     parameters = head.parameters or {}
     if parameters.get("sequence_id"):
         raise Unsupported("sequence batching is not supported", hint="leave out sequence_id")
-    inputs = tuple(_input_plan(interface, head, given) for given in head.inputs)
+    inputs = tuple(_input_plan(interface, head, given, regions) for given in head.inputs)
     _check_inputs(interface, head, inputs)
     if interface.batched and inputs and inputs[0].shape[0] == 0:
         raise InvalidInput(
             f"{_who(head)}the batch dimension of input '{inputs[0].name}' is 0", hint="send 1 row or more"
         )
     outputs = _outputs(interface, head, parameters)
-    return Plan(interface, head.id, inputs, outputs, _timeout(parameters), _priority(parameters))
+    wishes = _wishes(interface, head, regions)
+    return Plan(interface, head.id, inputs, outputs, _timeout(parameters), _priority(parameters), wishes)
 
 
 def _who(head: InferHead) -> str:
@@ -147,7 +179,7 @@ def _who(head: InferHead) -> str:
     return f"[request id: {head.id}] " if head.id else ""
 
 
-def _input_plan(interface: Interface, head: InferHead, given: InputHead) -> InputPlan:
+def _input_plan(interface: Interface, head: InferHead, given: InputHead, regions: Regions | None) -> InputPlan:
     index = interface.input_index.get(given.name)
     if index is None:
         raise InvalidInput(f"{_who(head)}unexpected inference input '{given.name}' for model '{interface.name}'")
@@ -158,24 +190,51 @@ def _input_plan(interface: Interface, head: InferHead, given: InputHead) -> Inpu
             f"but model '{interface.name}' expects '{spec.datatype}'"
         )
     parameters = given.parameters or {}
-    if "shared_memory_region" in parameters:
-        raise Unsupported("shared memory is not supported", hint="send the tensor in the body")
     shape = tuple(given.shape)
     count = wire.elements(given.name, shape)
     size = parameters.get("binary_data_size")
+    region = _region(head, parameters, f"input '{given.name}'", regions)
     if size is None:
         size = -1
     elif type(size) is not int or size < 0:
         raise InvalidInput(f"{_who(head)}'binary_data_size' of input '{given.name}' must be a non-negative integer")
-    elif given.data is not None:
-        raise InvalidInput(f"{_who(head)}input '{given.name}' has both 'data' and 'binary_data_size'")
-    dtype = wire.NUMPY[spec.datatype]
-    if size >= 0 and spec.datatype is not Datatype.BYTES and size != count * dtype.itemsize:
+    if given.data is not None and (size >= 0 or region is not None):
+        other = "shared memory" if size < 0 else "'binary_data_size'"
+        raise InvalidInput(f"{_who(head)}input '{given.name}' has both 'data' and {other}")
+    if region is not None and size >= 0:
+        raise InvalidInput(f"{_who(head)}input '{given.name}' has both 'binary_data_size' and shared memory")
+    sent = region.size if region is not None else size
+    want = count * wire.WIRE_BYTES[spec.datatype]
+    if sent >= 0 and spec.datatype is not Datatype.BYTES and sent != want:
         raise InvalidInput(
             f"{_who(head)}input byte size mismatch for input '{given.name}' for model '{interface.name}'. "
-            f"Expected {count * dtype.itemsize}, got {size}"
+            f"Expected {want}, got {sent}"
         )
-    return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size)
+    plain = spec.datatype not in (Datatype.BYTES, Datatype.BF16)
+    dtype = wire.NUMPY[spec.datatype]
+    return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size, plain, region)
+
+
+def _region(head: InferHead, parameters: _Parameters, whose: str, regions: Regions | None) -> RegionSlice | None:
+    """The place in shared memory that a tensor's parameters name, if they do."""
+    name = parameters.get("shared_memory_region")
+    if name is None:
+        return None
+    if regions is None or regions.refusal:
+        raise Unsupported(
+            f"{_who(head)}shared memory is not available here",
+            why=regions.refusal if regions is not None else "",
+            hint="send the tensor in the message",
+        )
+    if type(name) is not str:
+        raise InvalidInput(f"{_who(head)}'shared_memory_region' of {whose} must be a string")
+    size = parameters.get("shared_memory_byte_size")
+    offset = parameters.get("shared_memory_offset", 0)
+    if type(size) is not int or type(offset) is not int:
+        raise InvalidInput(
+            f"{_who(head)}'shared_memory_byte_size' and 'shared_memory_offset' of {whose} must be integers"
+        )
+    return regions.slice(name, offset, size)
 
 
 def _check_inputs(interface: Interface, head: InferHead, inputs: tuple[InputPlan, ...]) -> None:
@@ -205,7 +264,7 @@ def _dims(spec: TensorSpec) -> str:
 
 
 def _outputs(interface: Interface, head: InferHead, parameters: _Parameters) -> tuple[tuple[int, bool], ...]:
-    default = bool(parameters.get("binary_data_output", False))
+    default = _flag(head, parameters, "binary_data_output", False)
     if not head.outputs:
         return tuple((i, default) for i in range(len(interface.signature.outputs)))
     wanted: list[tuple[int, bool]] = []
@@ -213,13 +272,39 @@ def _outputs(interface: Interface, head: InferHead, parameters: _Parameters) -> 
         index = interface.output_index.get(output.name)
         if index is None:
             raise InvalidInput(f"{_who(head)}unexpected inference output '{output.name}' for model '{interface.name}'")
-        own = output.parameters or {}
-        for unsupported in ("classification", "shared_memory_region"):
-            if own.get(unsupported):
-                raise Unsupported(f"output parameter '{unsupported}' is not supported", hint="leave it out")
-        binary = own.get("binary_data")
-        wanted.append((index, default if binary is None else bool(binary)))
+        wanted.append((index, _flag(head, output.parameters or {}, "binary_data", default)))
     return tuple(wanted)
+
+
+def _flag(head: InferHead, parameters: _Parameters, name: str, default: bool) -> bool:
+    value = parameters.get(name)
+    if value is not None and type(value) is not bool:
+        raise InvalidInput(f"{_who(head)}parameter '{name}' must be true or false")
+    return default if value is None else value
+
+
+def _wishes(interface: Interface, head: InferHead, regions: Regions | None) -> tuple[Wish | None, ...] | None:
+    wishes: list[Wish | None] = []
+    for output in head.outputs or ():
+        parameters = output.parameters or {}
+        classes = parameters.get("classification", 0)
+        if type(classes) is not int or classes < 0:
+            raise InvalidInput(f"{_who(head)}'classification' of output '{output.name}' must be a non-negative integer")
+        region = _region(head, parameters, f"output '{output.name}'", regions)
+        if classes:
+            _check_classifiable(head, interface.signature.outputs[interface.output_index[output.name]])
+            if region is not None:
+                raise InvalidInput(f"{_who(head)}invalid to use both shared memory and classification on an output")
+        wishes.append(Wish(classes, region) if classes or region is not None else None)
+    return tuple(wishes) if any(wishes) else None
+
+
+def _check_classifiable(head: InferHead, spec: TensorSpec) -> None:
+    if spec.datatype in (Datatype.BYTES, Datatype.BOOL):
+        raise InvalidInput(
+            f"{_who(head)}class result not available for output due to unsupported type '{spec.datatype}'",
+            hint=f"leave 'classification' out of output '{spec.name}'",
+        )
 
 
 def _timeout(parameters: _Parameters) -> float | None:
@@ -246,6 +331,14 @@ def unknown_model(name: str, version: str = "") -> NotFound:
     """Triton's answer to a model that is not served."""
     which = f"'{name}' version {version}" if version else f"'{name}'"
     return NotFound(f"Request for unknown model: {which} is not found")
+
+
+def from_region(item: InputPlan, region: RegionSlice) -> Tensor:
+    """An input's tensor out of shared memory. Raises InvalidInput."""
+    raw = region.read()
+    if item.plain:
+        return raw.view(item.dtype).reshape(item.shape)
+    return wire.from_bytes(item.name, item.datatype, item.shape, raw.data, 0, region.size)
 
 
 def ordered(plan: Plan, tensors: list[Tensor]) -> tuple[Tensor, ...]:

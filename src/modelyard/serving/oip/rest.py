@@ -5,6 +5,7 @@ Extension: https://github.com/kserve/open-inference-protocol/blob/main/specifica
 
 from __future__ import annotations
 
+import json
 from math import prod
 from typing import Any, Final, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from modelyard.domain.errors import InvalidInput, Unsupported
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.oip import wire
+from modelyard.serving.oip.answers import Answer, answers
 from modelyard.serving.oip.plan import (
     PLANS_KEPT,
     InferHead,
@@ -24,9 +26,11 @@ from modelyard.serving.oip.plan import (
     Interface,
     Plan,
     Template,
+    from_region,
     make_plan,
     ordered,
 )
+from modelyard.serving.oip.regions import Regions
 
 Body: TypeAlias = bytes | bytearray
 
@@ -42,7 +46,10 @@ _BUFFERS: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
 
 
 class RestCodec:
-    """`http.ports.Codec` of this protocol."""
+    """`http.ports.Codec` of this protocol. `regions`: the shared memory that requests may refer to."""
+
+    def __init__(self, regions: Regions | None = None) -> None:
+        self._regions = regions
 
     def is_large(self, head: Head, body: Body) -> bool:
         """Whether there is much JSON to parse."""
@@ -53,7 +60,7 @@ class RestCodec:
         """See `decode`."""
         if head.encoding:
             raise reject_encoding(head.encoding)
-        return decode(interface, head.header_length, body)
+        return decode(interface, head.header_length, body, self._regions)
 
     def render(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
         """See `render`."""
@@ -64,10 +71,12 @@ class RestCodec:
         return json_elements(plan, outputs, rows, batch_rows)
 
 
-def decode(interface: Interface, header_length: int, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
-    """Decode and check an inference request. Raises InvalidInput, Unsupported."""
+def decode(
+    interface: Interface, header_length: int, body: Body, regions: Regions | None = None
+) -> tuple[Plan, tuple[Tensor, ...]]:
+    """Decode and check an inference request. Raises InvalidInput, NotFound, Unsupported."""
     if header_length == NO_HEADER:
-        return _decode_json(interface, body)
+        return _decode_json(interface, body, regions)
     if header_length == 0:
         return _decode_raw(interface, body)
     if header_length > len(body):
@@ -77,9 +86,9 @@ def decode(interface: Interface, header_length: int, body: Body) -> tuple[Plan, 
     if plan is not None:
         return plan, _binary_tensors(plan, header_length, body)
     parsed = _parse(head)
-    plan = make_plan(interface, parsed)
+    plan = make_plan(interface, parsed, regions)
     if all(i.size >= 0 for i in plan.inputs):
-        if header_length <= _CACHED_HEAD_BYTES:
+        if header_length <= _CACHED_HEAD_BYTES and plan.lasting:
             remember(interface.binary_plans, head, plan)
         return plan, _binary_tensors(plan, header_length, body)
     return plan, _mixed_tensors(plan, parsed, header_length, body)
@@ -96,13 +105,29 @@ def _parse(body: Body) -> InferHead:
     try:
         return _decode_head(body) if len(body) <= SIMDJSON_ABOVE else _parse_large(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"failed to parse the request JSON buffer: {error}") from None
+        if b"NaN" in body or b"Infinity" in body:
+            return _parse_tolerant(body)
+        raise _unparsable(error) from None
 
 
-def _decode_json(interface: Interface, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
+def _parse_tolerant(body: Body) -> InferHead:
+    """Parse JSON with bare NaN and Infinity in it, which are no JSON but what clients and servers of Python write."""
+    try:
+        plain = json.loads(body)
+        _encode(plain)  # refuses the halves of surrogate pairs, which only this parser lets through
+        return msgspec.convert(plain, InferHead)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unparsable(error) from None
+
+
+def _unparsable(error: Exception) -> InvalidInput:
+    return InvalidInput(f"failed to parse the request JSON buffer: {error}")
+
+
+def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> tuple[Plan, tuple[Tensor, ...]]:
     head = _parse(body)
     if head.id or head.outputs or head.parameters or len(head.inputs) != 1 or head.inputs[0].parameters:
-        plan = make_plan(interface, head)
+        plan = make_plan(interface, head, regions)
     else:
         (only,) = head.inputs
         key = (only.name, only.datatype, *only.shape)
@@ -119,7 +144,7 @@ def _decode_json(interface: Interface, body: Body) -> tuple[Plan, tuple[Tensor, 
 
 def _float_tensor(item: InputPlan, data: object) -> Tensor | None:
     """The common case, a list of fractional numbers that fits, without the general checks; else None."""
-    if type(data) is not list or item.dtype.kind != "f":
+    if type(data) is not list or item.dtype.kind != "f" or not item.plain:
         return None
     try:
         raw = np.array(data)
@@ -135,7 +160,9 @@ def _mixed_tensors(plan: Plan, head: InferHead, start: int, body: Body) -> tuple
         raise _excess(plan, start, body)
     tensors: list[Tensor] = []
     for item, given in zip(plan.inputs, head.inputs, strict=True):
-        if item.size < 0:
+        if item.region is not None:
+            tensors.append(from_region(item, item.region))
+        elif item.size < 0:
             tensors.append(wire.from_json(item.name, item.datatype, item.shape, given.data))
         else:
             tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, body, start, item.size))
@@ -148,7 +175,7 @@ def _binary_tensors(plan: Plan, start: int, body: Body) -> tuple[Tensor, ...]:
         raise _excess(plan, start, body)
     if len(plan.inputs) == 1:
         item = plan.inputs[0]
-        if item.datatype != "BYTES":
+        if item.plain:
             return (np.frombuffer(body, item.dtype, item.count, start).reshape(item.shape),)
     tensors: list[Tensor] = []
     for item in plan.inputs:
@@ -183,7 +210,7 @@ def _decode_raw(interface: Interface, body: Body) -> tuple[Plan, tuple[Tensor, .
     else:
         first = 1 if interface.batched else 0
         free = [i for i, d in enumerate(spec.shape) if isinstance(d, str) and i >= first]
-        row = prod(shape) * wire.NUMPY[spec.datatype].itemsize
+        row = prod(shape) * wire.WIRE_BYTES[spec.datatype]
         if len(free) == 1 and row and size % row == 0:
             shape[free[0]] = size // row
     head = InferHead(
@@ -199,7 +226,9 @@ def _parse_large(body: Body) -> InferHead:
     try:
         document = simdjson.Parser().parse(bytes(body))
     except (ValueError, MemoryError) as error:
-        raise InvalidInput(f"failed to parse the request JSON buffer: {error}") from None
+        if b"NaN" in body or b"Infinity" in body:
+            return _parse_tolerant(body)
+        raise _unparsable(error) from None
     if not isinstance(document, simdjson.Object):
         raise InvalidInput("failed to parse the request JSON buffer: Expected `object`")
     plain: dict[str, Any] = {}
@@ -247,6 +276,8 @@ def render(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
 
     `outputs` are in the signature's order. Raises InvalidInput for what JSON cannot carry.
     """
+    if plan.wishes is not None:
+        return _render_answers(plan, answers(plan, outputs, start, stop))
     wanted = plan.outputs
     batched = plan.interface.batched
     if len(wanted) == 1:
@@ -272,37 +303,84 @@ def _render_one(plan: Plan, part: Tensor) -> bytes:
     if binary:
         return _render_mixed(plan, template, [part])
     before, after = template.parts
-    data = _encode(wire.to_json(plan.interface.signature.outputs[index].name, part))
+    spec = plan.interface.signature.outputs[index]
+    data = wire.json_array(spec.name, part, spec.datatype)
     return b"%b%d\r\n\r\n%b%b%b" % (_JSON_HEAD, len(before) + len(data) + len(after), before, data, after)
 
 
 def _render_mixed(plan: Plan, template: Template, parts: list[Tensor]) -> bytes:
-    names = plan.interface.signature.outputs
+    specs = plan.interface.signature.outputs
     pieces: list[bytes] = []
     tail: list[bytes] = []
     for (index, binary), part, before in zip(plan.outputs, parts, template.parts, strict=False):
         pieces.append(before)
         if binary:
-            data = wire.to_bytes(part)
+            data = wire.to_bytes(part, specs[index].datatype)
             tail.append(data)
             pieces.append(b"%d" % len(data))
         else:
-            pieces.append(_encode(wire.to_json(names[index].name, part)))
+            pieces.append(wire.json_array(specs[index].name, part, specs[index].datatype))
     pieces.append(template.parts[-1])
-    json = b"".join(pieces)
+    text = b"".join(pieces)
     if not tail:
-        return b"%b%d\r\n\r\n%b" % (_JSON_HEAD, len(json), json)
+        return b"%b%d\r\n\r\n%b" % (_JSON_HEAD, len(text), text)
     body = b"".join(tail)
-    return _binary_head(len(json), len(body)) + json + body
+    return _binary_head(len(text), len(body)) + text + body
+
+
+class _OutputJson(msgspec.Struct, omit_defaults=True):
+    """An output in the JSON of a response."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: dict[str, str | int] = {}
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class _ResponseJson(msgspec.Struct, omit_defaults=True):
+    """The JSON of a response."""
+
+    model_name: str
+    model_version: str
+    id: str = ""
+    outputs: list[_OutputJson] = []
+
+
+def _render_answers(plan: Plan, found: list[Answer]) -> bytes:
+    """Header lines and body where an output is not simply its values."""
+    face = plan.interface
+    written: list[_OutputJson] = []
+    tail: list[bytes] = []
+    for answer in found:
+        one = _OutputJson(answer.name, answer.datatype, answer.shape)
+        if answer.region is not None:
+            slice_ = answer.region
+            one.parameters = {
+                "shared_memory_region": slice_.region.name,
+                "shared_memory_byte_size": answer.size,
+                "shared_memory_offset": slice_.offset,
+            }
+        elif answer.values is not None and answer.binary:
+            tail.append(wire.to_bytes(answer.values, answer.datatype))
+            one.parameters = {"binary_data_size": len(tail[-1])}
+        elif answer.values is not None:
+            one.data = msgspec.Raw(wire.json_array(answer.name, answer.values, answer.datatype))
+        written.append(one)
+    json_text = _encode(_ResponseJson(face.name, str(face.version), plan.id, written))
+    if not tail:
+        return b"%b%d\r\n\r\n%b" % (_JSON_HEAD, len(json_text), json_text)
+    body = b"".join(tail)
+    return _binary_head(len(json_text), len(body)) + json_text + body
 
 
 _JSON_HEAD = b"Content-Type: application/json\r\nContent-Length: "
 
 
-def _binary_head(json: int, binary: int) -> bytes:
+def _binary_head(text: int, binary: int) -> bytes:
     return (
         b"Content-Type: application/octet-stream\r\n"
-        b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n" % (json, json + binary)
+        b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n" % (text, text + binary)
     )
 
 
@@ -325,9 +403,9 @@ def _template(plan: Plan, parts: list[Tensor], shapes: tuple[tuple[int, ...], ..
         lead = b"}}," if binary else b"},"
     end = (lead[:-1] if pieces else lead) + b"]}"
     fixed: bytes | None = None
-    if pieces and all(binary and p.dtype.kind != "O" for (_, binary), p in zip(plan.outputs, parts, strict=True)):
-        json = b"".join(before + b"%d" % part.nbytes for before, part in zip(pieces, parts, strict=True)) + end
-        fixed = _binary_head(len(json), sum(p.nbytes for p in parts)) + json
+    if plan.fixed:
+        text = b"".join(before + b"%d" % part.nbytes for before, part in zip(pieces, parts, strict=True)) + end
+        fixed = _binary_head(len(text), sum(p.nbytes for p in parts)) + text
     return Template(shapes, (*pieces, end), fixed)
 
 

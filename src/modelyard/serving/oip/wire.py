@@ -6,16 +6,23 @@ runtimes and pre-processing steps may rely on both.
 
 from __future__ import annotations
 
+import json
 import struct
 from math import prod
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from modelyard.domain.errors import InvalidInput
-from modelyard.domain.tensors import Datatype, Tensor
+from modelyard.domain.tensors import Datatype, Tensor, from_bf16, to_bf16
 
 NUMPY: dict[str, np.dtype[Any]] = {str(d): d.numpy for d in Datatype}
+"""The dtype in memory by datatype."""
+WIRE_BYTES: dict[str, int] = {str(d): d.wire_bytes for d in Datatype}
+"""Bytes of one element on the wire; 0 for BYTES."""
+BF16: Final = "BF16"
+_encode = msgspec.json.Encoder().encode
 _U32 = struct.Struct("<I")
 _MAX_ELEMENTS = 2**40
 
@@ -39,6 +46,8 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Te
         tensor = _strings(name, data)
     else:
         tensor = _numbers(name, datatype, data)
+    if datatype == BF16:
+        tensor = from_bf16(to_bf16(tensor))  # as a client of binary tensors would have sent it
     if tensor.size != count:
         raise InvalidInput(
             f"input '{name}' has {tensor.size} elements, but its shape {list(shape)} needs {count}",
@@ -117,12 +126,13 @@ def from_bytes(
     count = elements(name, shape)
     if datatype == "BYTES":
         return _byte_strings(name, count, memoryview(body)[start : start + size]).reshape(shape)
-    dtype = NUMPY[datatype]
-    if size != count * dtype.itemsize:
+    if size != count * WIRE_BYTES[datatype]:
         raise InvalidInput(
-            f"input byte size mismatch for input '{name}'. Expected {count * dtype.itemsize}, got {size}",
+            f"input byte size mismatch for input '{name}'. Expected {count * WIRE_BYTES[datatype]}, got {size}",
         )
-    return np.frombuffer(body, dtype, count, start).reshape(shape).copy()
+    if datatype == BF16:
+        return from_bf16(np.frombuffer(body, np.uint16, count, start)).reshape(shape)
+    return np.frombuffer(body, NUMPY[datatype], count, start).reshape(shape).copy()
 
 
 def _byte_strings(name: str, count: int, view: memoryview) -> Tensor:
@@ -142,15 +152,29 @@ def _byte_strings(name: str, count: int, view: memoryview) -> Tensor:
     return object_array(values)
 
 
-def to_bytes(tensor: Tensor) -> bytes:
-    """The wire bytes of a tensor, row-major; BYTES elements are length-prefixed."""
+def to_bytes(tensor: Tensor, datatype: str = "") -> bytes:
+    """The wire bytes of a tensor, row-major; BYTES elements are length-prefixed; BF16 where `datatype` says so."""
     if tensor.dtype.kind != "O":
-        return tensor.tobytes()
+        return to_bf16(tensor).tobytes() if datatype == BF16 else tensor.tobytes()
     parts: list[bytes] = []
     for value in tensor.ravel().tolist():
         parts.append(_U32.pack(len(value)))
         parts.append(value)
     return b"".join(parts)
+
+
+def json_array(name: str, tensor: Tensor, datatype: str = "") -> bytes:
+    """The flat JSON array of a tensor's values.
+
+    NaN and infinities are bare `NaN`, `Infinity`, `-Infinity`, as Triton and TF Serving write them (docs/adr/0037).
+    BYTES must be UTF-8: raises InvalidInput otherwise.
+    """
+    if datatype == BF16:
+        tensor = from_bf16(to_bf16(tensor))
+    values = to_json(name, tensor)
+    text = _encode(values)
+    # msgspec writes null for what is not finite; looking for it costs less than asking every number
+    return json.dumps(values, separators=(",", ":")).encode() if b"n" in text and tensor.dtype.kind == "f" else text
 
 
 def to_json(name: str, tensor: Tensor) -> list[Any]:
@@ -172,6 +196,8 @@ def normalised(tensor: Any) -> Tensor:
     if kind in "OSU":
         flat = [v if isinstance(v, bytes) else str(v).encode() for v in array.ravel().tolist()]
         return object_array(flat).reshape(array.shape)
+    if array.dtype.name == "bfloat16":  # ml_dtypes', as JAX gives it
+        array = array.astype(np.float32)
     if not array.flags.c_contiguous:
         array = np.ascontiguousarray(array)
     if not array.dtype.isnative:

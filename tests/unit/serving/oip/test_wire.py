@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modelyard.domain.errors import InvalidInput
-from modelyard.domain.tensors import Datatype
+from modelyard.domain.tensors import Datatype, from_bf16, to_bf16
 from modelyard.serving.oip import wire
+
+def exact(tensor, datatype):
+    """What a tensor is once a client has sent it."""
+    return from_bf16(to_bf16(tensor)) if datatype is Datatype.BF16 else tensor
+
 
 NUMERIC = [d for d in Datatype if d is not Datatype.BYTES]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
@@ -21,10 +26,11 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 @given(st.data(), st.sampled_from(NUMERIC))
 def test_numbers_survive_binary(data, datatype):
     tensor = data.draw(hnp.arrays(datatype.numpy, SHAPES))
-    body = b"junk" + wire.to_bytes(tensor) + b"more"
-    back = wire.from_bytes("x", str(datatype), tensor.shape, body, 4, tensor.nbytes)
+    raw = wire.to_bytes(tensor, str(datatype))
+    assert len(raw) == tensor.size * datatype.wire_bytes
+    back = wire.from_bytes("x", str(datatype), tensor.shape, b"junk" + raw + b"more", 4, len(raw))
     assert back.dtype == tensor.dtype
-    assert back.tobytes() == tensor.tobytes()
+    assert back.tobytes() == exact(tensor, datatype).tobytes()
     assert back.flags.writeable
     assert back.flags.aligned
 
@@ -33,11 +39,33 @@ def test_numbers_survive_binary(data, datatype):
 def test_finite_numbers_survive_json_bit_for_bit(data, datatype):
     elements = {"allow_nan": False, "allow_infinity": False} if datatype.numpy.kind == "f" else {}
     tensor = data.draw(hnp.arrays(datatype.numpy, SHAPES, elements=elements or None))
-    text = json.loads(json.dumps(wire.to_json("y", tensor)))
+    text = json.loads(wire.json_array("y", tensor, str(datatype)))
     back = wire.from_json("x", str(datatype), tensor.shape, text)
     assert back.dtype == tensor.dtype
     assert back.shape == tensor.shape
+    np.testing.assert_array_equal(back, exact(tensor, datatype))
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64", "BF16"])
+def test_what_is_not_finite_is_bare_in_json_and_comes_back(datatype):
+    tensor = np.array([1.5, np.nan, np.inf, -np.inf], Datatype(datatype).numpy)
+    text = wire.json_array("y", tensor, datatype)
+    assert text == b"[1.5,NaN,Infinity,-Infinity]"
+    back = wire.from_json("x", datatype, (4,), json.loads(text))
     np.testing.assert_array_equal(back, tensor)
+
+
+def test_bf16_is_rounded_to_the_nearest_even():
+    bits = np.array([0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0x7FC00001, 0xFF800001], np.uint32)
+    want = [0x3F80, 0x3F80, 0x3F82, 0x3F81, 0x7F80, 0x7FC0, 0xFFC0]
+    assert to_bf16(bits.view(np.float32)).tolist() == want
+
+
+@given(hnp.arrays(np.uint16, SHAPES))
+def test_bf16_bits_survive_float32(bits):
+    back = to_bf16(from_bf16(bits))
+    quiet = np.where((bits & 0x7FFF) > 0x7F80, bits | 0x40, bits)  # a signalling NaN becomes a quiet one
+    np.testing.assert_array_equal(back, quiet)
 
 
 @given(st.lists(st.binary(max_size=20), max_size=8))
