@@ -18,7 +18,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from modelyard.domain.services import VersionPolicy
-from tests.serving_harness import replica, scripted, until
+from modelyard.domain.tensors import Signature
+from tests.serving_harness import replica, scripted, tensor, until
 
 
 def adding(version, *, name="m", **options):
@@ -297,3 +298,127 @@ def test_a_broken_file_in_the_repository_changes_nothing_that_serves(tmp_path, t
         assert versions(server) == [1]
         assert server.infer([0, 0, 0, 0]).json["model_version"] == "1"
         assert "m/2.json" in server.log
+
+
+def test_a_hundred_valid_and_invalid_policies_under_load_keep_the_last_good_one(tmp_path):
+    """T23: every second policy is wrong in its own way; the one before it stays in force."""
+    directory = Directory(tmp_path / "repository")
+    directory.put(adding(1), adding(2), adding(3), scripted("refuse", version=4))
+    file = directory.path / "m" / "policy.json"
+    wrong = (
+        '{"versions": [9]}',
+        "{",
+        '{"canary": {"2": 0.7, "3": 0.7}}',
+        '{"versions": [2, 4]}',
+        '{"latest": 0}',
+        '{"labels": {"stable": 8}}',
+        '{"latest": "two"}',
+    )
+    file.write_bytes(msgspec.json.encode(VersionPolicy(versions=(1,))))
+    with replica(tmp_path / "r", repository=str(directory.path)) as server, Traffic(server) as traffic:
+        for i in range(50):
+            good = 1 + i % 3
+            file.write_bytes(msgspec.json.encode(VersionPolicy(versions=(good,), labels={"stable": good})))
+            reread(server)
+            assert versions(server) == [good]
+            file.write_text(wrong[i % len(wrong)])
+            reread(server)
+            assert versions(server) == [good]
+            assert traffic.wrong == []
+    assert traffic.wrong == []
+    assert set(traffic.versions) == {1, 2, 3}
+    assert server.log.count("is not followed in full") == 50
+
+
+def test_a_changed_policy_moves_the_canary_and_the_shadow(tmp_path):
+    directory = Directory(tmp_path / "repository")
+    directory.put(adding(1), adding(2))
+    file = directory.path / "m" / "policy.json"
+    file.write_bytes(msgspec.json.encode(VersionPolicy(canary={2: 0.5})))
+    with replica(tmp_path / "r", repository=str(directory.path)) as server:
+        for policy, seen in (
+            (VersionPolicy(canary={2: 0.25}), {"1": 15, "2": 5}),
+            (VersionPolicy(shadow=2), {"1": 20}),
+            (VersionPolicy(), {"2": 20}),
+            (VersionPolicy(shadow=1), {"2": 20}),
+        ):
+            file.write_bytes(msgspec.json.encode(policy))
+            reread(server)
+            answers = Counter(server.infer([0, 0, 0, 0]).json["model_version"] for _ in range(20))
+            assert answers == seen
+        file.unlink()
+        reread(server)
+        assert versions(server) == [2]  # the default of a repository: the latest
+
+
+def test_versions_that_differ_in_their_tensors_cannot_share_requests(tmp_path):
+    wide = Signature((tensor("x", "FP32", "batch", 5),), (tensor("y", "FP32", "batch", 5),))
+    directory = Directory(tmp_path / "repository")
+    directory.put(adding(1), scripted("add", wide, version=2, add=2))
+    with replica(tmp_path / "r", repository=str(directory.path)) as server:
+        assert versions(server) == [2]
+        file = directory.path / "m" / "policy.json"
+        file.write_bytes(msgspec.json.encode(VersionPolicy(latest=1, canary={2: 0.5})))
+        reread(server)
+        assert "cannot share requests" in server.log
+        assert versions(server) == [2]
+        assert server.infer([0, 0, 0, 0, 0]).json["model_version"] == "2"
+
+
+def test_a_version_that_is_drained_answers_what_it_holds(tmp_path):
+    directory = Directory(tmp_path / "repository")
+    gate, closed = tmp_path / "gate", tmp_path / "closed"
+    gate.touch()
+    directory.put(scripted("gate", version=1, gate=gate, batch=1, closed=closed))
+    with replica(tmp_path / "r", repository=str(directory.path)) as server:
+        gate.unlink()
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(server.infer([1, 2, 3, 4]))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        until(lambda: server.held() == 3, "three requests are held")
+        directory.put(adding(2))
+        reread(server)
+        assert server.infer([0, 0, 0, 0]).json["model_version"] == "2"
+        assert answers == []
+        assert not closed.exists()
+        gate.touch()
+        for thread in threads:
+            thread.join(20)
+        assert [(a.status, a.json["model_version"]) for a in answers] == [(200, "1")] * 3
+        until(closed.exists, "the drained version is closed")
+
+
+def test_a_drain_of_a_version_that_hangs_is_bounded(tmp_path):
+    directory = Directory(tmp_path / "repository")
+    gate = tmp_path / "gate"
+    gate.touch()
+    directory.put(scripted("gate", version=1, gate=gate, batch=1))
+    with replica(tmp_path / "r", repository=str(directory.path), drain_timeout_s=0.3) as server:
+        gate.unlink()
+        hanging = threading.Thread(target=server.infer, args=([1, 2, 3, 4],))
+        hanging.start()
+        until(lambda: server.held() == 1, "the request is held")
+        directory.put(adding(2))
+        reread(server)
+        until(lambda: "the drain timed out" in server.log, "the drain is given up")
+        assert server.infer([0, 0, 0, 0]).json["model_version"] == "2"
+        gate.touch()
+        hanging.join(20)
+
+
+def test_nothing_is_stalled_by_a_load_that_never_ends(tmp_path):
+    directory = Directory(tmp_path / "repository")
+    gate = tmp_path / "gate"
+    directory.put(adding(1))
+    with replica(tmp_path / "r", repository=str(directory.path)) as server, Traffic(server) as traffic:
+        directory.put(adding(2, load_gate=gate), adding(1, name="other"))
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.get("/v2/models/other/ready").status == 200, "another model loads meanwhile")
+        before = sum(traffic.by_client)
+        until(lambda: sum(traffic.by_client) > before + 20, "answers go on")
+        assert versions(server) == [1]
+        gate.touch()
+        until(lambda: versions(server) == [2], "the load ends")
+        until(lambda: traffic.versions[2] or traffic.wrong, "the new version answers")
+    assert traffic.wrong == []

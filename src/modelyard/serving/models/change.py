@@ -27,8 +27,8 @@ class Wish:
     source: Mapping[int, ServedModel]
     invalid: Mapping[int, ModelyardError] = field(default_factory=dict)
     """Versions that are wanted and cannot even be tried."""
-    reload_changed: bool = False
-    """Whether a version is loaded again when its artifact's files have changed, or a caller's settings differ."""
+    exactly: bool = False
+    """Whether a version is loaded again when all that differs is what a caller had overridden when it was loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Change:
         if version is None or version.executor is None:
             return True
         wanted = self.wish.versions[number]
-        if not self.wish.reload_changed:
-            return version.source != self.wish.source[number]
-        return version.served != wanted or version.fingerprint != await self._fingerprint(wanted)
+        if version.source != self.wish.source[number] or (self.wish.exactly and version.served != wanted):
+            return True
+        return version.fingerprint != await self._fingerprint(wanted)
 
     def _started(self, number: int) -> None:
         version = self._versions.setdefault(number, Version(self.name, number))

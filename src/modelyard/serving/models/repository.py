@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -46,6 +47,8 @@ class Model:
         self.found = Found()
         self.policy = policy
         """As last accepted; `routing.policy` is what is in force."""
+        self.written: VersionPolicy | None = None
+        """The policy that the repository directory had when it was last followed."""
         self.extra: set[int] = set()
         """Versions that a caller asked for one by one."""
         self.wanted = True
@@ -132,33 +135,47 @@ class Repository:
         """
         if self.directory is not None:
             await self._rescan()
-        self._check_policies(self._policies)
-        results = await asyncio.gather(
-            *(self._from_source(m, reload_changed=False) for m in self.models.values()), return_exceptions=True
-        )
+        for model in self.models.values():
+            if model.found.policy_error is not None:
+                raise model.found.policy_error
+            model.written = model.found.policy
+            model.policy = model.found.policy or model.policy
+        self._check_policies({**self._policies, **{m.name: m.policy for m in self.models.values()}})
+        results = await asyncio.gather(*(self._from_source(m) for m in self.models.values()), return_exceptions=True)
         for model, error in zip(self.models.values(), results, strict=True):
             if isinstance(error, ModelyardError) and model.routing.serving:
                 _log.error("%s; the other versions are served", error)
             elif isinstance(error, BaseException):
-                raise _first_cause(error)
+                raise _of_start_up(error)
 
     async def reread(self) -> None:
         """Read the repository directory again and follow it. Raises the first error; the rest is followed."""
-        if self.directory is None:
-            return
         await self._settled(self._reread())
 
     async def _reread(self) -> None:
         await self._rescan()
         models = [m for m in self.models.values() if m.wanted]
-        results = await asyncio.gather(
-            *(self._from_source(m, reload_changed=False) for m in models), return_exceptions=True
-        )
+        results = await asyncio.gather(*(self._follow(m) for m in models), return_exceptions=True)
         errors = [error for error in results if isinstance(error, BaseException)]
         for error in errors[1:]:
             _log.error("re-reading the model repository: %s", error)
         if errors:
             raise errors[0]
+
+    async def _follow(self, model: Model) -> None:
+        """First the policy, if another one is written (all of it or nothing); then the versions, by what holds then."""
+        wrong: ModelyardError | None = model.found.policy_error
+        if wrong is None and model.found.policy != model.written:
+            policy = model.found.policy or self._policy(model.name)
+            try:
+                self._check_policies({model.name: policy})
+                await self._follow_policies({model: policy})
+                model.written = model.found.policy
+            except ModelyardError as error:
+                wrong = error
+        await self._from_source(model)
+        if wrong is not None:
+            raise wrong
 
     async def load(self, name: str, versions: tuple[int, ...] | None, override: dict[str, Any] | None) -> None:
         """Load a model by its policy, or these of its versions beside what serves; load again what has changed.
@@ -177,7 +194,7 @@ class Repository:
         for number in versions or ():
             if number not in model.found.versions and number not in model.found.invalid:
                 raise NotFound(f"failed to load '{name}', version {number} is not in the model repository")
-        await self._from_source(model, reload_changed=True, extra=set(versions or ()), override=override)
+        await self._from_source(model, exactly=True, extra=set(versions or ()), override=override)
 
     async def unload(self, name: str) -> None:
         """Take a model out of service; what it holds is finished in the background. Raises NotFound."""
@@ -206,22 +223,26 @@ class Repository:
         if self.directory is not None:
             await self._rescan()
         self._check_policies(given)
-        models = [self.models[name] for name in sorted(given)]
-        async with contextlib.AsyncExitStack() as locks:
-            for model in models:
-                await locks.enter_async_context(model.lock)
-            changes = [self._change(m, self._wish(m, given[m.name], set())) for m in models]
-            await self._prepared(changes)
-            broken = next((c for c in changes if c.failed), None)
-            if broken is not None:
-                await self._drop(changes)
-                raise broken.failure()
-            for model, change in zip(models, changes, strict=True):
-                model.policy, model.extra, model.wanted = given[model.name], set(), True
-                self._take_over(model, change)
+        await self._follow_policies({self.models[name]: given[name] for name in sorted(given)})
         if exclusive:
             for name in [n for n in self.models if n not in given]:
                 await self._unload(name)
+
+    async def _follow_policies(self, given: Mapping[Model, VersionPolicy]) -> None:
+        """All of them, or none where a version does not load."""
+        async with contextlib.AsyncExitStack() as locks:
+            for model in given:
+                await locks.enter_async_context(model.lock)
+            changes = [self._change(model, self._wish(model, policy, set())) for model, policy in given.items()]
+            await self._prepared(changes)
+            broken = next((c for c in changes if c.failed), None)
+            if broken is not None:
+                error = broken.failure()
+                await self._drop(changes, error)
+                raise error
+            for (model, policy), change in zip(given.items(), changes, strict=True):
+                model.policy, model.extra, model.wanted = policy, set(), True
+                self._take_over(model, change)
 
     def set_labels(self, name: str, labels: Mapping[str, int]) -> None:
         """Replace a model's labels. Raises NotFound, and Conflict for a version that does not serve."""
@@ -247,8 +268,12 @@ class Repository:
         broken.error, broken.reason = reason, str(reason)
         model.routing.refresh(model.routing.policy)
 
+    def refuse_changes(self) -> None:
+        """From now on no change begins."""
+        self._closing = True
+
     async def close(self) -> None:
-        """Let changes end where they are; no more begin."""
+        """Leave changes where they are; no more begin."""
         self._closing = True
         for task in list(self._tasks):
             task.cancel()
@@ -264,21 +289,25 @@ class Repository:
         found = await loop.run_in_executor(self._loaders, source.scan, self.directory)
         for name in {*found, *self.models}:
             spec, files = self._listed.get(name, Found()), found.get(name, Found())
-            versions = {**spec.versions, **files.versions}
-            self._known(name).found = Found(versions, files.invalid)
+            model = self._known(name)
+            model.found = replace(files, versions={**spec.versions, **files.versions})
+            for number, version in list(model.versions.items()):
+                if version.stage is Stage.END and number not in model.found.numbers:
+                    del model.versions[number]  # gone from its source and from here
 
     def _known(self, name: str) -> Model:
         model = self.models.get(name)
         if model is None:
-            default = policies.ALL if name in self._listed else policies.LATEST
-            policy = self._policies.get(name, default)
-            model = self.models[name] = Model(name, policy, self.idle, self._pool)
+            model = self.models[name] = Model(name, self._policy(name), self.idle, self._pool)
         return model
+
+    def _policy(self, name: str) -> VersionPolicy:
+        """The policy of a model for which the repository has none."""
+        return self._policies.get(name, policies.ALL if name in self._listed else policies.LATEST)
 
     def _check_policies(self, given: Mapping[str, VersionPolicy]) -> None:
         for name, policy in given.items():
-            found = self.model(name).found
-            policies.check(name, policy, {*found.versions, *found.invalid})
+            policies.check(name, policy, self.model(name).found.numbers)
 
     def _wish(
         self,
@@ -287,27 +316,27 @@ class Repository:
         extra: set[int],
         override: dict[str, Any] | None = None,
         *,
-        reload_changed: bool = False,
+        exactly: bool = False,
     ) -> Wish:
         found = model.found
-        numbers = policies.wanted(policy, {*found.versions, *found.invalid}, extra)
+        numbers = policies.wanted(policy, found.numbers, extra)
         chosen = {n: found.versions[n] for n in numbers if n in found.versions}
         effective = {n: source.overridden(s, override) if override else s for n, s in chosen.items()}
         invalid = {n: found.invalid[n] for n in numbers if n in found.invalid}
-        return Wish(policy, effective, chosen, invalid, reload_changed)
+        return Wish(policy, effective, chosen, invalid, exactly)
 
     async def _from_source(
         self,
         model: Model,
         *,
-        reload_changed: bool,
+        exactly: bool = False,
         extra: set[int] | None = None,
         override: dict[str, Any] | None = None,
     ) -> None:
         """Follow what the sources say now. Versions are independent: those that load serve, whatever others do."""
         async with model.lock:
             extra = model.extra | (extra or set())
-            wish = self._wish(model, model.policy, extra, override, reload_changed=reload_changed)
+            wish = self._wish(model, model.policy, extra, override, exactly=exactly)
             change = self._change(model, wish)
             await self._prepared([change])
             model.wanted, model.extra = True, extra
@@ -321,13 +350,13 @@ class Repository:
         return Change(model.name, model.versions, wish, self._loaded, self._fingerprint)
 
     async def _prepared(self, changes: list[Change]) -> None:
-        """Load what the changes need, and check them; drops it all where that fails."""
+        """Load what the changes need, and check them. Raises Conflict; then it was all in vain."""
+        await asyncio.gather(*(change.prepare() for change in changes))
         try:
-            await asyncio.gather(*(change.prepare() for change in changes))
             for change in changes:
                 change.check()
-        except BaseException:
-            await self._drop(changes)
+        except ModelyardError as error:
+            await self._drop(changes, error)
             raise
 
     async def _loaded(self, served: ServedModel) -> Ready:
@@ -349,14 +378,12 @@ class Repository:
     async def _fingerprint(self, served: ServedModel) -> tuple[object, ...]:
         return await asyncio.get_running_loop().run_in_executor(self._loaders, source.fingerprint, served)
 
-    async def _drop(self, changes: Iterable[Change]) -> None:
+    async def _drop(self, changes: Iterable[Change], error: ModelyardError) -> None:
         """Free what was loaded in vain."""
         for change in changes:
             for number, ready in change.ready.items():
                 await asyncio.get_running_loop().run_in_executor(self._loaders, _free, ready.loaded.model.close)
-                version = self.models[change.name].versions[number]
-                if version.executor is None:
-                    version.stage, version.reason = Stage.END, UNLOADED
+                self.models[change.name].versions[number].failed(error)
 
     def _take_over(self, model: Model, change: Change) -> None:
         """Switch, in one turn of the loop: every request sees either the old or the new set of versions."""
@@ -423,8 +450,10 @@ class Repository:
         return task
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    """The error that a model gave itself: at start-up nobody asked in Triton's words."""
+def _of_start_up(error: BaseException) -> BaseException:
+    """What the model itself said: at start-up nobody asked in Triton's words. Versions in conflict are a wrong spec."""
+    if isinstance(error, Conflict):
+        return InvalidInput(error.what, why=error.why, hint=error.hint)
     return error.__cause__ if isinstance(error.__cause__, ModelyardError) else error
 
 

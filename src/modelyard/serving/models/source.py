@@ -1,4 +1,6 @@
-"""Where a replica's models come from: its spec, and a directory `M/V.json` that may change while it runs.
+"""Where a replica's models come from: its spec, and a directory that may change while it runs.
+
+In the directory `M/V.json` is version V of model M (a ServedModel), and `M/policy.json` the model's VersionPolicy.
 
 Operators write the directory; clients only ever give names, which are looked up among what was found.
 """
@@ -9,13 +11,14 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from modelyard.domain.errors import InvalidInput, ModelyardError
-from modelyard.domain.services import ServedModel
+from modelyard.domain.services import ServedModel, VersionPolicy
 
+_T = TypeVar("_T")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}\.json")
 _MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 _MAX_FILES: Final = 10_000
@@ -26,10 +29,17 @@ OVERRIDABLE: Final = ("batching", "queue", "threads", "instances", "weight", "ca
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model's versions: those that can be tried, and why the others cannot."""
+    """A model's versions: those that can be tried, and why the others cannot; its policy, or why that is none."""
 
     versions: dict[int, ServedModel] = field(default_factory=dict)
     invalid: dict[int, ModelyardError] = field(default_factory=dict)
+    policy: VersionPolicy | None = None
+    policy_error: ModelyardError | None = None
+
+    @property
+    def numbers(self) -> set[int]:
+        """All versions, those that cannot be tried included."""
+        return {*self.versions, *self.invalid}
 
 
 def listed(models: tuple[ServedModel, ...]) -> dict[str, Found]:
@@ -59,7 +69,12 @@ def scan(directory: str) -> dict[str, Found]:
 
 
 def _folder(root: Path, folder: Path) -> Found:
-    found = Found()
+    policy, policy_error = None, None
+    try:
+        policy = _policy(root, folder / "policy.json")
+    except ModelyardError as error:
+        policy_error = error
+    found = Found(policy=policy, policy_error=policy_error)
     for file in sorted(folder.iterdir()):
         if not _VERSION.fullmatch(file.name):
             continue
@@ -71,15 +86,25 @@ def _folder(root: Path, folder: Path) -> Found:
     return found
 
 
-def _read(root: Path, file: Path, name: str, version: int) -> ServedModel:
+def _policy(root: Path, file: Path) -> VersionPolicy | None:
+    return _decoded(root, file, VersionPolicy) if file.is_symlink() or file.exists() else None
+
+
+def _decoded(root: Path, file: Path, kind: type[_T]) -> _T:
+    """A JSON file of the repository. Raises InvalidInput."""
+    name = f"{file.parent.name}/{file.name}"
     try:
         if not file.resolve(strict=True).is_relative_to(root):
-            raise InvalidInput(f"{name}/{file.name} leads out of the model repository")
+            raise InvalidInput(f"{name} leads out of the model repository")
         if file.stat().st_size > _MAX_FILE_BYTES:
-            raise InvalidInput(f"{name}/{file.name} exceeds {_MAX_FILE_BYTES} bytes")
-        served = msgspec.json.decode(file.read_bytes(), type=ServedModel)
+            raise InvalidInput(f"{name} exceeds {_MAX_FILE_BYTES} bytes")
+        return msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError) as error:
-        raise InvalidInput(f"cannot read {name}/{file.name} of the model repository", why=str(error)) from error
+        raise InvalidInput(f"cannot read {name} of the model repository", why=str(error)) from error
+
+
+def _read(root: Path, file: Path, name: str, version: int) -> ServedModel:
+    served = _decoded(root, file, ServedModel)
     if (served.name, served.version) != (name, version):
         raise InvalidInput(
             f"{name}/{file.name} describes model '{served.name}' version {served.version}",
