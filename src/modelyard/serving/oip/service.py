@@ -13,7 +13,8 @@ from modelyard.domain.errors import InvalidInput
 from modelyard.serving.grpc.ports import Call, Method, by_path
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.oip import control
-from modelyard.serving.oip.messages import InferCodec, parse
+from modelyard.serving.oip.fast_messages import FastInferCodec
+from modelyard.serving.oip.messages import parse
 from modelyard.serving.oip.metadata import model_config, model_metadata, server_metadata
 from modelyard.serving.oip.routes import no_cuda
 from modelyard.serving.oip.statistics import statistics
@@ -33,7 +34,7 @@ def methods(plane: DataPlane) -> dict[str, Method]:
         )
         return Method(_SERVICE + name, unary=_bytes_in_and_out(request, handler))
 
-    codec = InferCodec(plane)
+    codec = FastInferCodec(plane)
     return by_path(
         Method(_SERVICE + "ModelInfer", inference=codec),
         Method(_SERVICE + "ModelStreamInfer", stream=InferStream(plane, codec).serve),
