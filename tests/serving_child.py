@@ -8,6 +8,8 @@ allocates `megabytes`. Each execution appends its number of rows to the file `jo
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 from modelyard.domain.artifacts import LocalArtifact
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Tensors
-from modelyard.runtimes.ports import Availability, RuntimeOptions
+from modelyard.runtimes.ports import Availability, Containment, RuntimeOptions
 from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.__main__ import main
 
@@ -55,6 +57,10 @@ class ScriptedPredictor:
                     arrays = [a[:-1] for a in arrays]
             case "strings":
                 arrays = [np.array([v.upper() for v in a.ravel()], object).reshape(a.shape) for a in arrays]
+            case "moody":
+                for value in arrays[0].ravel().tolist():
+                    moody(value)
+                arrays = [a * a.dtype.type(2) for a in arrays]
             case "write":
                 for a in arrays:
                     a += a.dtype.type(1)
@@ -67,6 +73,23 @@ class ScriptedPredictor:
                 file.write("closed\n")
 
 
+def moody(value: float) -> None:
+    match value:
+        case 666:
+            raise ValueError("poisoned")
+        case 667:
+            while True:
+                time.sleep(1)
+        case 668:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case 669:
+            hoard = []
+            while True:
+                hoard.append(np.ones(1 << 20))
+        case 670:
+            print("a word from the model")
+
+
 class ScriptedRuntime:
     name = "scripted"
     formats = frozenset({"scripted"})
@@ -74,8 +97,12 @@ class ScriptedRuntime:
     def availability(self) -> Availability:
         return Availability(True)
 
+    def containment(self, artifact: LocalArtifact) -> Containment:
+        return Containment.UNCONTAINED if artifact.options["behaviour"] == "moody" else Containment.BOUNDED
+
     def load(self, artifact: LocalArtifact, options: RuntimeOptions) -> ScriptedPredictor:
-        if artifact.options["behaviour"] == "refuse":
+        refused = artifact.options.get("refused")
+        if artifact.options["behaviour"] == "refuse" or (refused and Path(refused).exists()):
             raise InvalidInput("the file is no model")
         while (gate := artifact.options.get("load_gate")) and not Path(gate).exists():
             time.sleep(0.002)

@@ -29,6 +29,7 @@ class LocalInstance:
         self, name: str, predictor: Predictor, containment: Containment, watchdog: Watchdog, loop_thread: int
     ) -> None:
         self.inline = containment is not Containment.UNCONTAINED
+        self.signature = predictor.signature
         self._name = name
         self._predictor = predictor
         self._predict = predictor.predict

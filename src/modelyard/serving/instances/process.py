@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
-from typing import Final
+from typing import Final, TypeAlias
 
 from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.tensors import Tensor, Tensors
@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 START_LIMIT_S: Final = 600.0
 """Until a model's process must be ready; large models from slow disks take minutes."""
 
-WarmUp = Callable[[Callable[[Tensors], dict[str, Tensor]]], None]
+Run: TypeAlias = Callable[[Tensors], dict[str, Tensor]]
+WarmUp: TypeAlias = Callable[[Run], None]
 """Runs a model that was started again, before requests reach it."""
 
 
@@ -83,7 +84,7 @@ class ProcessInstance:
         """Set once the model was warmed up: what to do after a restart."""
         first: Future[Description] = Future()
         threading.Thread(target=self._keep, args=(first,), name=f"keeper-{self._name}", daemon=True).start()
-        self.description = first.result()
+        self.signature = first.result().signature
 
     # --- Instance
 

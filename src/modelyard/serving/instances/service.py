@@ -6,10 +6,9 @@ import logging
 import os
 import sys
 from threading import get_ident
-from typing import Final
+from typing import Final, TypeAlias
 
 from modelyard.domain.services import Isolation, ServedModel
-from modelyard.domain.tensors import Signature
 from modelyard.runtimes.ports import Containment, Runtime, RuntimeOptions, containment
 from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.instances.frames import ChildSpec
@@ -18,10 +17,11 @@ from modelyard.serving.instances.memory import resident_bytes
 from modelyard.serving.instances.process import ProcessInstance, SharedBudget, WarmUp
 from modelyard.serving.instances.restarts import RestartBudget
 from modelyard.serving.instances.watchdog import Watchdog
-from modelyard.serving.scheduling.ports import Instance
 
 _log = logging.getLogger(__name__)
 
+Loadable: TypeAlias = LocalInstance | ProcessInstance
+"""An instance that knows its model's `signature`."""
 _SHARE: Final = 0.9
 """Of the replica's memory limit, what it and its models' processes may use: at the limit the engine ends them all."""
 
@@ -55,38 +55,34 @@ class ModelInstances:
         memory_limit_bytes: int | None,
     ) -> None:
         self.isolation = isolation
-        self.signature: Signature | None = None
-        """The model's own, known once an instance was made."""
         self._served = served
         self._runtime = runtime
         self._watchdog = watchdog
         self._loop_thread = loop_thread
         self._replica_limit = memory_limit_bytes
         self._budget = SharedBudget(RestartBudget())
-        self._warm_up: WarmUp | None = None
 
     @property
     def unavailable(self) -> str:
         """Why no request can be answered now: its processes ended too often. Empty where they can."""
         return self._budget.reason
 
-    def make(self) -> Instance:
+    def make(self) -> Loadable:
         """Load one more copy of the model. Raises ModelyardError as `Runtime.load` does."""
         return self._child() if self.isolation is Isolation.PROCESS else self._inside()
 
-    def warmed(self, instance: Instance, warm_up: WarmUp) -> None:
+    def warmed(self, instance: Loadable, warm_up: WarmUp) -> None:
         """Say how to warm up this instance's process whenever it is started again."""
         if isinstance(instance, ProcessInstance):
             instance.warm_up = warm_up
 
-    def _inside(self) -> Instance:
+    def _inside(self) -> LocalInstance:
         served = self._served
         predictor = self._runtime.load(served.artifact, RuntimeOptions(device=served.device, threads=served.threads))
-        self.signature = predictor.signature
         how = containment(self._runtime, served.artifact)
         return LocalInstance(served.name, predictor, how, self._watchdog, self._loop_thread)
 
-    def _child(self) -> Instance:
+    def _child(self) -> ProcessInstance:
         served = self._served
         spec = ChildSpec(
             served.name,
@@ -97,9 +93,7 @@ class ModelInstances:
             served.threads,
             os.getpid(),
         )
-        instance = ProcessInstance(spec, self._budget, self._watchdog, self._memory_limit)
-        self.signature = instance.description.signature
-        return instance
+        return ProcessInstance(spec, self._budget, self._watchdog, self._memory_limit)
 
     def _memory_limit(self) -> int | None:
         own, replica = self._served.memory_limit_bytes, self._replica_limit
