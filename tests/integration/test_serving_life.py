@@ -258,7 +258,7 @@ def test_a_request_may_not_wait_longer_than_its_own_timeout(tmp_path):
         first = threading.Thread(target=server.infer, args=([1, 2, 3, 4],))
         first.start()
         until(lambda: server.held() == 1, "the first request runs")
-        answer = server.infer([1, 2, 3, 4], parameters={"timeout": 1000})
+        answer = server.infer([1, 2, 3, 4], parameters={"timeout": 60_000})
         assert answer.status == 503
         assert answer.json["error"].startswith("Request timeout expired")
         gate.touch()

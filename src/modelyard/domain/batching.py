@@ -1,41 +1,66 @@
-"""The batching policy: pure functions of a queue's state and the clock.
+"""What a batch costs and holds: the learned latency of a model, what joins a batch, whether waiting pays.
 
-The server asks them at every tick and the tuner's simulator at every simulated event, so that what is simulated is
-what runs. Times are seconds of one monotonic clock; nothing here reads a clock, waits or allocates a queue.
+Pure functions and one estimator, shared by the server and the tuner's simulator. Times are seconds of one monotonic
+clock; nothing here reads a clock. When batches are formed and who is refused is `domain.scheduling`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
-from modelyard.domain.configuration import Batching, QueuePolicy
+from modelyard.domain.configuration import Batching
+from modelyard.domain.tensors import Signature
 
-INLINE_BELOW_S = 1e-3
+INLINE_BELOW_S: Final = 1e-3
 """Batches predicted to run shorter than this run on the event loop itself: handing one to a thread and back costs
 20-50 us and a GIL switch, which a 5 us model cannot afford (measured: 61k instead of 92k requests/s)."""
 
-_FORGET = 0.98
+TRAINING_BATCHES: Final = 5
+"""After so many observed batches predictions decide; before, only counts do (see `Scheduler.admit`)."""
+
+_FORGET: Final = 0.98
 """Weight of the past per observed batch: the last ~50 batches decide, so a slowed-down model is noticed quickly."""
+_SURPRISE: Final = 10.0
+"""A batch slower than this many times its prediction is learned as if it took that long: one stall of the machine
+does not make a model look slow, while a model that stays slow still moves the prediction tenfold per few batches."""
 
 
-def wait_s(batching: Batching, waiting_rows: int, oldest_enqueued_s: float, now_s: float) -> float:
-    """How long a free execution slot still waits for more rows; 0 starts the batch now.
+def most_rows(batching: Batching, row_cost: int) -> int:
+    """How many rows of `row_cost` units make a full batch: bounded by `max_size` and by `max_cost`, at least one."""
+    if batching.max_cost is None:
+        return batching.max_size
+    return max(1, min(batching.max_size, batching.max_cost // row_cost))
 
-    Greedy without a delay. With one, the batch starts when it is full or its oldest request is `max_delay_us` old.
+
+class RowCost:
+    """What one row of a request costs, in units: the product of its input dimensions that vary between requests.
+
+    Each symbolic dimension besides the batch counts once, however many inputs share it: for token ids and a mask of
+    shape `[batch, tokens]` a row costs its number of tokens. 1 where nothing varies.
     """
-    if batching.max_delay_us == 0 or waiting_rows >= batching.max_size:
-        return 0.0
-    left = oldest_enqueued_s + batching.max_delay_us * 1e-6 - now_s
-    return left if left > 0.0 else 0.0
 
+    def __init__(self, signature: Signature) -> None:
+        first = 1 if signature.batched else 0
+        places: dict[str, tuple[int, int]] = {}
+        for i, spec in enumerate(signature.inputs):
+            for j, dim in enumerate(spec.shape[first:]):
+                if isinstance(dim, str):
+                    places.setdefault(dim, (i, j))
+        self._places = tuple(places.values())
 
-def joins(batching: Batching, batch_rows: int, next_rows: int) -> bool:
-    """Whether the queue's next request (`next_rows`) goes into a batch that has `batch_rows` rows so far.
+    @property
+    def varies(self) -> bool:
+        """Whether rows of different requests may cost differently."""
+        return bool(self._places)
 
-    The first always does: a request is never split, so one that alone exceeds `max_size` runs alone.
-    """
-    return batch_rows == 0 or batch_rows + next_rows <= batching.max_size
+    def __call__(self, shapes: Sequence[Sequence[int]]) -> int:
+        """Units of a row, given each input's shape without the batch dimension, in the signature's order."""
+        units = 1
+        for i, j in self._places:
+            units *= shapes[i][j]
+        return max(units, 1)
 
 
 class Refusal(StrEnum):
@@ -44,89 +69,99 @@ class Refusal(StrEnum):
     QUEUE_FULL = "queue-full"
     WAIT_TOO_LONG = "wait-too-long"
     EXPIRED = "expired"
+    EVICTED = "evicted"
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """The answer to a request that wants in: `refusal` is None where it may, else try again in `retry_after_s`."""
-
-    refusal: Refusal | None = None
-    retry_after_s: float = 0.0
-
-
-ADMITTED = Admission()
-
-
-def admit(
-    policy: QueuePolicy,
-    batching: Batching,
-    cost: LatencyModel,
-    held_requests: int,
-    waiting_rows: int,
-    wait_limit_s: float,
-) -> Admission:
-    """Whether one more request may wait, given `held_requests` held and `waiting_rows` rows before it.
-
-    Refused at once when the queue is full, or when the predicted wait exceeds `wait_limit_s` (the smaller of the
-    queue's bound and the request's own deadline): an early refusal costs microseconds, a late one a model run.
-    """
-    if held_requests >= policy.max_requests:
-        return Admission(Refusal.QUEUE_FULL, max(drain_s(batching, cost, waiting_rows), 1e-3))
-    if waiting_rows <= batching.max_size:
-        return ADMITTED
-    predicted = drain_s(batching, cost, waiting_rows)
-    if predicted > wait_limit_s:
-        return Admission(Refusal.WAIT_TOO_LONG, predicted - wait_limit_s)
-    return ADMITTED
-
-
-def drain_s(batching: Batching, cost: LatencyModel, waiting_rows: int) -> float:
-    """Predicted seconds until `waiting_rows` rows have been executed in full batches."""
-    full, rest = divmod(waiting_rows, batching.max_size)
-    return full * cost.predict(batching.max_size) + (cost.predict(rest) if rest else 0.0)
-
-
 class LatencyModel:
-    """Learned `latency = a * rows + b` of one model: least squares over the recent batches, exponentially forgotten.
+    """Learned `latency = a * units + b` of one model: least squares over the recent batches, exponentially forgotten.
 
-    With a single batch size seen, the line goes through the origin's constant: predictions are the observed mean,
-    scaled up (never down) in proportion to rows, which overestimates rather than blocks a loop.
+    A unit is a row, or what a row's varying dimensions make of it (`RowCost`). With a single batch size seen, the line
+    goes through the origin's constant: predictions are the observed mean, scaled up (never down) in proportion to
+    units, which overestimates rather than blocks a loop.
     """
 
-    __slots__ = ("_w", "_x", "_xx", "_xy", "_y", "a", "b")
+    __slots__ = ("_w", "_x", "_xx", "_xy", "_y", "a", "b", "seen", "sloped")
 
     def __init__(self) -> None:
         self._w = self._x = self._y = self._xx = self._xy = 0.0
         self.a = 0.0
         self.b = 0.0
+        self.seen = 0
+        """Batches observed."""
+        self.sloped = False
+        """Whether batches of different sizes were seen, so that `b` is known to be the fixed part."""
 
-    def observe(self, rows: int, seconds: float) -> None:
+    def observe(self, units: int, seconds: float) -> None:
         """Learn from one executed batch."""
+        if self.seen >= TRAINING_BATCHES:
+            ceiling = _SURPRISE * self.predict(units) + 1e-6
+            if seconds > ceiling:
+                seconds = ceiling
+        self.seen += 1
         keep = _FORGET
         w = self._w = self._w * keep + 1.0
-        x = self._x = self._x * keep + rows
+        x = self._x = self._x * keep + units
         y = self._y = self._y * keep + seconds
-        xx = self._xx = self._xx * keep + rows * rows
-        xy = self._xy = self._xy * keep + rows * seconds
+        xx = self._xx = self._xx * keep + units * units
+        xy = self._xy = self._xy * keep + units * seconds
         spread = w * xx - x * x
         if spread > 1e-6 * w * xx:
             a = (w * xy - x * y) / spread
             self.a = a if a > 0.0 else 0.0
             b = (y - self.a * x) / w
             self.b = b if b > 0.0 else 0.0
+            self.sloped = True
         else:
             self.a = 0.0
             self.b = y / w
+            self.sloped = False
 
     @property
     def trained(self) -> bool:
-        """Whether anything was observed; before, every prediction is 0."""
-        return self._w > 0.0
+        """Whether enough was observed for predictions to decide anything."""
+        return self.seen >= TRAINING_BATCHES
 
-    def predict(self, rows: int) -> float:
-        """Predicted seconds for a batch of `rows`."""
-        if self.a == 0.0 and self._w > 0.0:
-            seen = self._x / self._w
-            return self.b * rows / seen if rows > seen else self.b
-        return self.a * rows + self.b
+    def predict(self, units: int) -> float:
+        """Predicted seconds for a batch of `units`; 0 before the first observation."""
+        if self.sloped:
+            return self.a * units + self.b
+        seen = self._x
+        if seen == 0.0:
+            return 0.0
+        mean = seen / self._w
+        return self.b * units / mean if units > mean else self.b
+
+
+class Arrivals:
+    """The observed rate of arrivals: an exponentially weighted mean of the gaps between them."""
+
+    __slots__ = ("gap_s", "last_s")
+
+    WEIGHT: Final = 1 / 16
+
+    def __init__(self) -> None:
+        self.gap_s = float("inf")
+        """Mean seconds between requests; infinite until two were seen."""
+        self.last_s = float("-inf")
+
+    def observe(self, now: float) -> None:
+        """A request arrived. A pause longer than a second counts as one: after it the rate is learned afresh."""
+        gap = now - self.last_s
+        self.last_s = now
+        if gap > 1.0:
+            gap = 1.0
+        known = self.gap_s
+        self.gap_s = gap if known > 1.0 else known + self.WEIGHT * (gap - known)
+
+
+def waiting_pays(waiting: int, gap_s: float, fixed_s: float) -> bool:
+    """Whether a free slot that holds `waiting` requests should await one more rather than run them at once.
+
+    Awaiting the next arrival delays `waiting` requests and the newcomer's own start by `gap_s` each; joining them
+    spares the newcomer the rest of their batch and everyone behind it one batch's fixed cost: with latency a*n + b the
+    newcomer alone gains `a*n + b - gap - a*n`. So waiting lowers the mean latency while `(waiting + 1) * gap < b`.
+    BentoML compares `n * (age of the newest + 1 ms + a)` with a tuned average wait, Clipper ignores arrivals; this
+    needs no tuned constant, and a single closed-loop client (gap >= a + b) never waits.
+    """
+    return (waiting + 1) * gap_s < fixed_s

