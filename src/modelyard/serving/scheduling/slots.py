@@ -93,6 +93,7 @@ class Slot:
             pin(cores)
         while (batch := self._jobs.get()) is not None:
             self._done(self, batch, self.run(batch))
+            del batch  # while idle, no request's tensors and shared memory are held
 
 
 def pin(cores: frozenset[int]) -> None:
