@@ -55,7 +55,7 @@ class Inflation:
         size, limits = len(self._done), self._limits
         if size > limits.max_body_bytes:
             raise TooLarge(f"the decompressed request body exceeds the limit of {limits.max_body_bytes} bytes")
-        if size > limits.free_inflation_bytes and size > self._size * limits.max_inflation:
+        if size > limits.free_inflation_bytes and size > (self._size - len(self._tail)) * limits.max_inflation:
             raise TooLarge(
                 f"the request body unfolds to more than {limits.max_inflation} times its size",
                 hint="send it uncompressed",

@@ -110,7 +110,7 @@ class HttpFront:
         """
         self._lines.clear()
         self.ok = self._line(200)
-        ahead = min(now - self._swept, 1.0)
+        ahead = min(max(now - self._swept, 0.0), 1.0)
         self._swept = now
         for connection in list(self.connections):
             connection.sweep(now, ahead)

@@ -46,7 +46,7 @@ class Limits:
     max_held_bytes: int = 1024 * _MIB
     """Of all bodies above `big_body_bytes` that are being received or worked on; more are refused with 429."""
     max_inflation: int = 256
-    """A compressed body may unfold to this many times its size (always to `free_inflation_bytes`)."""
+    """A compressed body may unfold to this many times what was read of it (always to `free_inflation_bytes`)."""
     free_inflation_bytes: int = 8 * _MIB
     max_pipelined: int = 64
     max_connections: int = field(default_factory=connections_possible)
