@@ -22,6 +22,7 @@ from modelyard.serving.grpc.fronts import Front
 from modelyard.serving.http.front import HttpFront
 from modelyard.serving.http.limits import Limits, raise_descriptor_limit
 from modelyard.serving.http.listeners import Listeners
+from modelyard.serving.instances.service import Instances
 from modelyard.serving.models import loading
 from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.dataplane import DataPlane
@@ -29,8 +30,10 @@ from modelyard.serving.models.repository import Repository
 from modelyard.serving.observe.routes import ObserveRoutes
 from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.observe.tracing import Tracer
+from modelyard.serving.oip.regions import refusal_of
 from modelyard.serving.oip.routes import OipRoutes
-from modelyard.serving.scheduling.executor import Executor
+from modelyard.serving.scheduling.executor import Allotment, Executor
+from modelyard.serving.scheduling.turns import Turns
 from modelyard.serving.tfs.routes import TfsRoutes
 
 _log = logging.getLogger(__name__)
@@ -48,11 +51,13 @@ class Replica:
     def __init__(self, spec: ReplicaSpec, runtimes: Runtimes, version: str) -> None:
         self.spec = spec
         self._pool = AsidePool(_ASIDE_WORKERS)
+        self._turns = Turns(spec.max_running)
+        instances = Instances(runtimes, spec.memory_limit_bytes)
         self.repository = Repository(
             spec.models,
             spec.policies,
             spec.repository,
-            lambda served: loading.load(served, runtimes),
+            lambda served: loading.load(served, instances),
             self._executor,
             self._pool,
             spec.drain_timeout_s,
@@ -61,6 +66,7 @@ class Replica:
         self.plane.tracer = Tracer(spec.tracing, soon=asyncio.get_running_loop().call_soon)
         self.plane.recorder = Recorder(self.plane.tracer)
         self.plane.triton_metrics = spec.triton_metrics
+        self.plane.regions.refusal = refusal_of(spec.host, spec.shared_memory)
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grpc: Front | None = None
@@ -106,8 +112,9 @@ class Replica:
         from modelyard.serving.tfs.service import methods as tfs_methods
 
         spec, port = self.spec, self.spec.grpc_port
+        table = {**methods(self.plane), **tfs_methods(self.plane)}
         self._grpc = await fronts.start(
-            spec, self.plane, {**methods(self.plane), **tfs_methods(self.plane)}, self._pool, lambda: bind(spec.host, port, reuse_port=spec.reuse_port)
+            spec, self.plane, table, self._pool, lambda: bind(spec.host, port, reuse_port=spec.reuse_port)
         )
 
     async def _load(self) -> bool:
@@ -129,7 +136,10 @@ class Replica:
     def _executor(self, loaded: loading.Loaded) -> Executor:
         """A loaded model's queue and slots."""
         served = loaded.served
-        executor = Executor(loaded.interface, loaded.model, served.batching, served.queue, self._pool)
+        allotment = Allotment.of(served, pin=not self.spec.reuse_port)
+        executor = Executor(
+            loaded.interface, loaded.model, served.batching, served.queue, self._pool, allotment, self._turns
+        )
         executor.cost = loaded.cost
         executor.recorder = self.plane.recorder
         return executor

@@ -15,9 +15,10 @@ from modelyard.domain.batching import LatencyModel
 from modelyard.domain.errors import BackendFailed, ModelyardError
 from modelyard.domain.services import ServedModel
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
-from modelyard.runtimes.ports import RuntimeOptions
-from modelyard.runtimes.registry import Runtimes
+from modelyard.serving.instances.process import Run
+from modelyard.serving.instances.service import Instances, Loadable, ModelInstances
 from modelyard.serving.oip.plan import Interface
+from modelyard.serving.scheduling.ports import Instance
 from modelyard.serving.scheduling.work import Runnable, Steps
 
 _log = logging.getLogger(__name__)
@@ -30,39 +31,76 @@ _OPEN_DIMENSION: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to serve, what the protocol shows of it, and its latency as warm-up saw it."""
+    """A model ready to serve, what the protocol shows of it, and its latency as warm-up saw it.
+
+    `unavailable` says why it answers nothing at the moment, although it was loaded; empty where it does.
+    """
 
     served: ServedModel
     interface: Interface
     model: Runnable
     cost: LatencyModel
     load_s: float
+    unavailable: Callable[[], str] = str
 
 
-def load(served: ServedModel, runtimes: Runtimes) -> Loaded:
-    """Load and warm up a model. Blocking: call it off the event loop. Raises ModelyardError."""
+def load(served: ServedModel, instances: Instances) -> Loaded:
+    """Load a model's instances and warm them up. Blocking: call it off the event loop. Raises ModelyardError."""
     started = perf_counter()
-    runtime = runtimes.get(served.runtime)
-    predictor = runtime.load(served.artifact, RuntimeOptions(device=served.device, threads=served.threads))
-    inner = predictor.signature
-    outer, pre, post = _steps(served, inner)
-    model = Runnable(inner, predictor.predict, predictor.close, pre, post)
+    copies = instances.model(served)
+    made: list[Loadable] = []
     cost = LatencyModel()
     try:
-        warm_up(model, served.batching.max_size if inner.batched else 1, cost)
-    except ModelyardError as error:
-        if _guessed(inner):
+        for _ in range(served.instances):
+            made.append(copies.make())
+            _warm(served, copies, made[-1], cost)
+        inner = made[0].signature
+        outer, pre, post = _steps(served, inner)
+    except BaseException:
+        for instance in made:
+            instance.close()
+        raise
+
+    def renew() -> Instance:
+        instance = copies.make()
+        _warm(served, copies, instance, LatencyModel())
+        return instance
+
+    def close() -> None:
+        for instance in made:
+            instance.close()
+
+    model = Runnable(inner, made[0].run, close, pre, post, tuple(made), renew)
+    interface = Interface(served.name, served.version, outer, served.classes)
+    return Loaded(served, interface, model, cost, perf_counter() - started, lambda: copies.unavailable)
+
+
+def _warm(served: ServedModel, copies: ModelInstances, instance: Loadable, cost: LatencyModel) -> None:
+    """Warm up an instance now and, where its process is started again, then. Raises BackendFailed."""
+    inner = instance.signature
+    rows = served.batching.max_size if inner.batched else 1
+
+    def again(run: Run) -> None:
+        warm(run, LatencyModel())
+
+    def warm(run: Run, cost: LatencyModel) -> None:
+        try:
+            warm_up(inner, run, rows, cost)
+        except ModelyardError as error:
+            if not _guessed(inner):
+                raise BackendFailed(
+                    f"model '{served.name}' version {served.version} failed its warm-up",
+                    why=str(error),
+                    hint="run it with the same runtime outside the server: yard predict, or verify it again",
+                ) from error
             _log.warning("warm-up of %s:%d with generated inputs failed: %s", served.name, served.version, error)
-        else:
-            predictor.close()
-            raise BackendFailed(
-                f"model '{served.name}' version {served.version} failed its warm-up",
-                why=str(error),
-                hint="run it with the same runtime outside the server: yard predict, or verify it again",
-            ) from error
-    return Loaded(
-        served, Interface(served.name, served.version, outer, served.classes), model, cost, perf_counter() - started
-    )
+
+    try:
+        warm(instance.run, cost)
+    except ModelyardError:
+        instance.close()
+        raise
+    copies.warmed(instance, again)
 
 
 def _steps(served: ServedModel, inner: Signature) -> tuple[Signature, Steps | None, Steps | None]:
@@ -82,15 +120,17 @@ def _steps(served: ServedModel, inner: Signature) -> tuple[Signature, Steps | No
     return outer, pre, post
 
 
-def warm_up(model: Runnable, max_rows: int, cost: LatencyModel, clock: Callable[[], float] = perf_counter) -> None:
+def warm_up(
+    inner: Signature, run: Run, max_rows: int, cost: LatencyModel, clock: Callable[[], float] = perf_counter
+) -> None:
     """Run batches of 1 and of `max_rows` generated rows; the first run of each allocates and is not learned from."""
     for rows in sorted({1, max_rows}):
-        inputs = generated_inputs(model.inner, rows)
-        model.predict(inputs)
+        inputs = generated_inputs(inner, rows)
+        run(inputs)
         deadline = clock() + _WARM_BUDGET_S
         for _ in range(_WARM_RUNS):
             start = clock()
-            model.predict(inputs)
+            run(inputs)
             cost.observe(rows, clock() - start)
             if clock() > deadline:
                 break

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from time import perf_counter
 from typing import Any, Final, TypeVar
 
 from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
@@ -25,16 +23,16 @@ from modelyard.serving.models import source
 from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.change import Change, Ready, Wish, with_labels
 from modelyard.serving.models.loading import Loaded
+from modelyard.serving.models.retirement import Retirement, free
 from modelyard.serving.models.routing import Routing
 from modelyard.serving.models.source import Found
-from modelyard.serving.models.states import UNLOADED, ModelState, Stage, Version
+from modelyard.serving.models.states import ModelState, Stage, Version
 from modelyard.serving.oip.plan import unknown_model
 from modelyard.serving.scheduling.executor import Executor
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_RETIRE_POLL_S: Final = 0.02
 _LOADERS: Final = 4
 """Models loaded at the same time, at most (and at most one per core)."""
 
@@ -75,17 +73,15 @@ class Repository:
         drain_timeout_s: float,
     ) -> None:
         self.models: dict[str, Model] = {}
-        self.retiring: set[Executor] = set()
-        """Executors that take no new requests and still hold some."""
         self.directory = directory
         self._listed = source.listed(models)
         self._policies = dict(policies)
         self._load = load
         self._make = make
         self._pool = pool
-        self._drain_timeout_s = drain_timeout_s
         workers = max(1, min(_LOADERS, len(os.sched_getaffinity(0))))
         self._loaders = ThreadPoolExecutor(workers, thread_name_prefix="model-loader")
+        self._retirement = Retirement(pool, self._loaders, drain_timeout_s)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         for name, found in self._listed.items():
@@ -97,6 +93,11 @@ class Repository:
     def executors(self) -> list[Executor]:
         """The executors of all versions that take requests."""
         return [e for model in self.models.values() for e in model.routing.serving.values()]
+
+    @property
+    def retiring(self) -> frozenset[Executor]:
+        """Executors that take no new requests and still hold some."""
+        return frozenset(self._retirement.retiring)
 
     def idle(self) -> bool:
         """Whether no request waits or runs anywhere."""
@@ -382,7 +383,7 @@ class Repository:
         """Free what was loaded in vain."""
         for change in changes:
             for number, ready in change.ready.items():
-                await asyncio.get_running_loop().run_in_executor(self._loaders, _free, ready.loaded.model.close)
+                await free(self._loaders, ready.loaded.model.close)
                 self.models[change.name].versions[number].failed(error)
 
     def _take_over(self, model: Model, change: Change) -> None:
@@ -400,6 +401,7 @@ class Repository:
         version.source = wish.source[version.number]
         version.served, version.fingerprint, version.load_s = loaded.served, ready.fingerprint, loaded.load_s
         version.stage, version.reason, version.error = Stage.AVAILABLE, "", None
+        version.unavailable = loaded.unavailable
         if previous is not None:
             executor.ledger = previous.ledger  # a version's counters never go back
             self._retire(previous, None)
@@ -412,27 +414,8 @@ class Repository:
             self._retire(executor, version)
 
     def _retire(self, executor: Executor, version: Version | None) -> None:
-        self.retiring.add(executor)
-        self._spawn(self._drained(executor, version, self._pool.pending))
-
-    async def _drained(
-        self, executor: Executor, version: Version | None, under_way: tuple[Future[object], ...]
-    ) -> None:
-        """Let an executor finish what it holds and what is `under_way` to it, then free its model."""
-        face = executor.interface
-        deadline = perf_counter() + self._drain_timeout_s
-        if decoding := [asyncio.wrap_future(job) for job in under_way]:
-            await asyncio.wait(decoding, timeout=self._drain_timeout_s)
-        while not executor.idle and perf_counter() < deadline:
-            await asyncio.sleep(_RETIRE_POLL_S)
-        if not executor.idle:
-            _log.warning("%s:%d is unloaded with requests in flight: the drain timed out", face.name, face.version)
-        self.retiring.discard(executor)
-        await asyncio.get_running_loop().run_in_executor(self._loaders, _free, executor.close)
-        if version is not None and version.stage is Stage.UNLOADING:
-            version.stage = Stage.END
-            version.reason = version.reason or UNLOADED
-        _log.info("unloaded %s:%d", face.name, face.version)
+        self._retirement.retiring.add(executor)
+        self._spawn(self._retirement.retire(executor, version))
 
     # --- tasks
 
@@ -455,10 +438,3 @@ def _of_start_up(error: BaseException) -> BaseException:
     if isinstance(error, Conflict):
         return InvalidInput(error.what, why=error.why, hint=error.hint)
     return error.__cause__ if isinstance(error.__cause__, ModelyardError) else error
-
-
-def _free(close: Callable[[], None]) -> None:
-    """In a thread: free a model, and give its memory back to the system (glibc keeps freed memory otherwise)."""
-    close()
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

@@ -5,6 +5,7 @@ Rules: tensorflow_serving/apis/get_model_status.proto; Triton's model repository
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,7 +63,10 @@ class Version:
     `fingerprint` tells the artifact's files from later ones in the same place.
     """
 
-    __slots__ = ("error", "executor", "fingerprint", "load_s", "model", "number", "reason", "served", "source", "stage")
+    __slots__ = (
+        "error", "executor", "fingerprint", "load_s", "model", "number", "reason", "served", "source", "stage",
+        "unavailable",
+    )  # fmt: skip
 
     def __init__(self, model: str, number: int) -> None:
         self.model = model
@@ -75,10 +79,14 @@ class Version:
         self.stage = Stage.START
         self.reason = ""
         self.error: ModelyardError | None = None
+        self.unavailable: Callable[[], str] = str
+        """Why a version that serves answers nothing now (its process ended too often); empty where it does."""
 
     @property
     def state(self) -> ModelState:
         """A snapshot."""
+        if self.stage is Stage.AVAILABLE and (reason := self.unavailable()):
+            return ModelState(self.model, self.number, Readiness.UNAVAILABLE, reason, self.stage)
         return ModelState(self.model, self.number, _READINESS[self.stage], self.reason, self.stage, self.error)
 
     def failed(self, error: ModelyardError) -> None:
