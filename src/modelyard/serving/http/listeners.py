@@ -97,7 +97,8 @@ def bind_unix(path: Path) -> UnixSocket:
         if error.errno == errno.EADDRINUSE:
             raise Conflict(f"cannot listen on {path}", why="something was created there just now") from error
         why = str(error) if error.errno is None else os.strerror(error.errno).lower()
-        raise InvalidInput(f"cannot listen on {path}", why=why, hint="give a path of less than 108 bytes") from error
+        hint = "give a path of less than 108 bytes in a folder that the replica may write to"
+        raise InvalidInput(f"cannot listen on {path}", why=why, hint=hint) from error
     bound.setblocking(False)
     return UnixSocket(bound, path)
 
