@@ -50,10 +50,10 @@ def server(tmp_path_factory, gate):
         scripted("echo", WORDS, name="words"),
         scripted("echo", HALF, name="half"),
         scripted("poison", SCORES, name="poison"),
+        replace(scripted("echo", SCORES, name="kept"), cache_bytes=10_000),
         scripted("gate", SCORES, name="gate", gate=gate),
         replace(
             scripted("echo", SCORES, name="tuned", version=4, batch=16, delay_us=500, queue=QueuePolicy(99, 2.5, 3, 2)),
-            instances=1,
             threads=1,
         ),
     )
@@ -184,8 +184,18 @@ def test_statistics_count_failures_and_their_time_and_agree(server, rest, rpc):
     by_rpc = rpc.get_inference_statistics("poison").model_stats[0]
     assert by_rpc.inference_stats.fail.count == stats["inference_stats"]["fail"]["count"]
     assert by_rpc.response_stats["0"].fail.count == stats["response_stats"]["0"]["fail"]["count"]
+    assert stats["inference_stats"]["fail"]["ns"] > before["ns"]
     everything = [m["name"] for m in rest.get_inference_statistics()["model_stats"]]
     assert {"scores", "loadable"} <= set(everything)
+
+
+def test_statistics_count_what_the_cache_answered(rest):
+    for _ in range(3):
+        rest.infer("kept", [given(triton_http, ROWS, "FP32")])
+    stats = rest.get_inference_statistics("kept")["model_stats"][0]
+    counts = {name: value["count"] for name, value in stats["inference_stats"].items()}
+    assert (counts["cache_hit"], counts["cache_miss"], counts["success"]) == (2, 1, 3)
+    assert (stats["execution_count"], stats["inference_count"]) == (1, 2)
 
 
 # --- repository

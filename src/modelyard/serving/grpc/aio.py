@@ -21,6 +21,8 @@ from modelyard.serving.faults import retry_after_header, status_of, text_of
 from modelyard.serving.grpc.ports import Call, InferenceCodec, Method, Methods
 from modelyard.serving.http.tls import ServerTls
 from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.observe.context import TraceContext
+from modelyard.serving.observe.context import parse as parse_trace
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.work import Work
 
@@ -76,6 +78,9 @@ def _handler(plane: DataPlane, method: Method) -> Any:
                     yield message
             except ModelyardError as error:
                 await _abort(context, error)
+            except Exception:  # noqa: BLE001 - boundary of a call
+                _log.exception("%s failed", method.path)
+                await _abort(context, BackendFailed("the request could not be served"))
 
         return grpc.stream_stream_rpc_method_handler(streamed)
     codec, unary = method.inference, method.unary
@@ -104,6 +109,7 @@ def _inference(plane: DataPlane, codec: InferenceCodec) -> Any:
         try:
             executor, plan, tensors = codec.decode(request)
             work = AioWork(plan, tensors, received, codec, loop.create_future())
+            work.trace = _trace(context)
             left = context.time_remaining()
             if left is not None and (work.timeout_s is None or left < work.timeout_s):
                 work.timeout_s = left
@@ -122,6 +128,17 @@ def _inference(plane: DataPlane, codec: InferenceCodec) -> Any:
             return await _abort(context, BackendFailed("the request could not be served"))
 
     return infer
+
+
+def _trace(context: Any) -> TraceContext | None:
+    """The trace that the caller is part of."""
+    parent = state = b""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent":
+            parent = value.encode()
+        elif key == "tracestate":
+            state = value.encode()
+    return parse_trace(parent, state) if parent else None
 
 
 def _call(context: Any) -> Call:

@@ -17,6 +17,8 @@ from modelyard.domain.tensors import Tensor
 from modelyard.serving.faults import text_of
 from modelyard.serving.grpc.ports import Call
 from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.observe.context import TraceContext
+from modelyard.serving.observe.context import parse as parse_trace
 from modelyard.serving.oip.messages import InferCodec, decode, parse, response
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.work import Work
@@ -49,7 +51,8 @@ class StreamWork(Work):
 class _Session:
     """One stream: what it holds, and the responses that its client has not taken yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: TraceContext | None) -> None:
+        self.trace = trace
         self.room = asyncio.Semaphore(MOST_HELD)
         self.held: set[StreamWork] = set()
         self._answers: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
@@ -91,7 +94,9 @@ class InferStream:
 
     async def serve(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Answer a stream of ModelInferRequest. A request that fails is answered with `error_message` and its id."""
-        session = _Session()
+        metadata = call.metadata
+        parent, state = metadata.get("traceparent", ""), metadata.get("tracestate", "")
+        session = _Session(parse_trace(parent.encode(), state.encode()) if parent else None)
         reader = asyncio.get_running_loop().create_task(self._read(requests, call, session))
         try:
             async for answer in session.answers():
@@ -121,6 +126,7 @@ class InferStream:
             executor = self._plane.target(request.model_name, request.model_version).pick()
             plan, tensors = decode(executor.interface, request, self._plane.regions)
             work = StreamWork(plan, tensors, received, session)
+            work.trace = session.trace
             if call.timeout_s is not None:
                 left = call.received + call.timeout_s - received
                 work.timeout_s = left if work.timeout_s is None else min(left, work.timeout_s)

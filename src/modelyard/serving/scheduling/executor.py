@@ -12,6 +12,7 @@ import asyncio
 import logging
 from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
+from math import inf
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,6 +82,8 @@ class Executor:
         """Requests being executed."""
         self.down: Unavailable | None = None
         """Why no instance is left, where none is and none could be made."""
+        self.gone: Unavailable | None = None
+        """The answer to whatever still comes, once this executor takes part no more."""
         batched = model.inner.batched
         row_cost = RowCost(model.inner)
         self._batching = batching if batched else Batching()
@@ -186,6 +189,7 @@ class Executor:
         self._loop.call_soon_threadsafe(self._preprocessed, work, error)
 
     def _preprocessed(self, work: Work, error: ModelyardError | None) -> None:
+        error = error or self.gone
         if error is None and not work.cancelled:
             self.scheduler.enqueue(work, perf_counter())
             if self._free and not self._armed:
@@ -365,6 +369,7 @@ class Executor:
     def fail(self, work: Work, error: ModelyardError) -> None:
         """Answer an accepted request with an error that is no refusal."""
         self.ledger.failed += 1
+        self.ledger.failed_s += perf_counter() - work.received
         self._answer(work, error)
 
     def _answer(self, work: Work, error: ModelyardError) -> None:
@@ -390,12 +395,24 @@ class Executor:
         """Whether nothing waits or runs."""
         return self.scheduler.held == 0 and self.running == 0
 
-    def close(self) -> None:
-        """End the slots' threads after their present batches and free the model."""
+    def leave(self) -> None:
+        """Take part no more: what waits is refused, what runs is still answered. `free` may follow."""
+        face = self.interface
+        self.gone = self.down = Unavailable(f"model '{face.name}' version {face.version} is no longer served")
+        self.sweep(inf)
         self._stop_waiting()
         if self._fine is not None:
             self._fine.close()
+            self._fine = None
         self._turns.part(self.flow)
+
+    def free(self) -> None:
+        """End the slots' threads after their present batches and free the model. Blocking; any thread, after `leave`."""
+        self.watch.free_instances()
+
+    def close(self) -> None:
+        """Both at once."""
+        self.leave()
         self.watch.close()
 
     def release(self) -> None:
