@@ -14,6 +14,7 @@ from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype, from_bf16, to_bf16
 from modelyard.serving.oip import wire
 
+
 def exact(tensor, datatype):
     """What a tensor is once a client has sent it."""
     return from_bf16(to_bf16(tensor)) if datatype is Datatype.BF16 else tensor
