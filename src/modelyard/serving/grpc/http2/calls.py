@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelyard.domain.errors import BackendFailed, ModelyardError
@@ -79,21 +80,22 @@ def infer(connection: Connection, stream: Stream, codec: InferenceCodec, message
 
 def start_unary(connection: Connection, stream: Stream, method: Method, message: bytes, *, compressed: bool) -> None:
     """Serve a unary call, other than a plain inference, in a task."""
-    work = _unary(connection, stream, method, message, compressed=compressed)
+    work = partial(_unary, connection, stream, method, message, compressed=compressed)
     stream.task = connection.front.run(_guarded(connection, stream, work))
 
 
 def start_stream(connection: Connection, stream: Stream, method: Method, inbox: Inbox) -> None:
     """Serve a streaming call in a task."""
     stream.inbox = inbox
-    stream.task = connection.front.run(_guarded(connection, stream, _streamed(connection, stream, method, inbox)))
+    work = partial(_streamed, connection, stream, method, inbox)
+    stream.task = connection.front.run(_guarded(connection, stream, work))
 
 
-async def _guarded(connection: Connection, stream: Stream, work: Coroutine[Any, Any, None]) -> None:
+async def _guarded(connection: Connection, stream: Stream, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a call within its deadline and answer what it raises. A cancelled one has nobody to answer."""
     try:
         async with asyncio.timeout(stream.head.timeout_s):
-            await work
+            await work()
     except TimeoutError:
         connection.fail(stream, Expired("Deadline Exceeded"))
     except ModelyardError as error:
