@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReplica
         scripted("scale"),
         scripted("poison", name="poison"),
         scripted("sleep", name="slow", seconds=0.5),
+        replace(scripted("scale", name="labelled"), classes=("a", "b", "c", "d")),
         *[echo(f"echo-{kind}", kind) for kind in KINDS],
     ]
     socket = str(directory / "socket")
@@ -219,3 +221,28 @@ def test_a_replica_that_drains_loses_no_call(tmp_path: Path) -> None:
             while True:
                 assert client.infer("m", X)["y"].shape == (1, 4)
         assert running.process.wait(30) == 0
+
+
+def test_classes_and_priorities_are_understood(running: RunningReplica, client: Client) -> None:
+    sent = {"x": np.array([[0.0, 3.0, 1.0, 2.0], [9.0, 0.0, 0.0, 0.0]], np.float32)}
+    got = client.infer("labelled", sent, outputs=["y"], classify=2, priority=1)
+    rows = got.classes("y")
+    assert [(c.index, c.score, c.label) for c in rows[0]] == [(1, 6.0, "b"), (3, 4.0, "d")]
+    assert (rows[1][0].index, rows[1][0].label) == (0, "a")
+    assert client.infer("labelled", sent, outputs=["y"], classify=2, binary=False).classes("y") == rows
+
+
+def test_work_that_nobody_waits_for_is_not_done(tmp_path: Path) -> None:
+    """T18 with the client's own deadlines: what waits behind a long run is gone when its caller is."""
+    journal = tmp_path / "journal"
+    model = scripted("sleep", batch=1, seconds=0.3, journal=str(journal))
+    with replica(tmp_path, model) as running, ThreadPoolExecutor(6) as pool, connected(running) as client:
+        warm = len(journal.read_text().splitlines())
+        first = pool.submit(client.infer, "m", X)
+        until(lambda: running.held() == 1, "one runs")
+        late = [pool.submit(client.infer, "m", X, timeout_s=0.05) for _ in range(5)]
+        for call in late:
+            assert isinstance(call.exception(30), Unavailable)
+        assert first.result(30)["y"].shape == (1, 4)
+        assert client.infer("m", X)["y"].shape == (1, 4)
+        assert len(journal.read_text().splitlines()) == warm + 2
