@@ -203,6 +203,7 @@ class Replica:
         deadline = perf_counter() + self.spec.drain_timeout_s
         self.plane.ready = False
         self.plane.draining = True
+        self.repository.refuse_changes()
         await asyncio.sleep(min(_ACCEPT_PENDING_S, self.spec.drain_timeout_s))
         if self._http is not None:
             self._http.close()

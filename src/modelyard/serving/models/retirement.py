@@ -43,7 +43,8 @@ class Retirement:
         if not executor.idle:
             _log.warning("%s:%d is unloaded with requests in flight: the drain timed out", face.name, face.version)
         self.retiring.discard(executor)
-        await free(self._threads, executor.close)
+        executor.leave()
+        await free(self._threads, executor.free)
         if version is not None and version.stage is Stage.UNLOADING:
             version.stage = Stage.END
             version.reason = version.reason or UNLOADED

@@ -407,7 +407,7 @@ class Executor:
         self._turns.part(self.flow)
 
     def free(self) -> None:
-        """End the slots' threads after their present batches and free the model. Blocking; any thread, after `leave`."""
+        """End the slots' threads after their present batches and free the model: after `leave`; blocks; any thread."""
         self.watch.free_instances()
 
     def close(self) -> None:

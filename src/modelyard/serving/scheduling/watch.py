@@ -193,7 +193,8 @@ class Watch:
             if not self.slots:
                 self._fell("it hangs and cannot be interrupted")
             return
-        if len(self.abandoned) <= MOST_ABANDONED:  # each holds a model's memory: not without end
+        # each holds a model's memory: not without end, nor for a version that is leaving
+        if len(self.abandoned) <= MOST_ABANDONED and self._executor.gone is None:
             self._renewals.add(self._renew())
 
     def _renew(self) -> Renewal:
@@ -207,7 +208,7 @@ class Watch:
 
     def _renewed(self, renewal: Renewal, instance: Instance) -> None:
         self._renewals.discard(renewal)
-        if len(self.slots) + len(self._returning) >= self._wanted:
+        if len(self.slots) + len(self._returning) >= self._wanted or self._executor.gone is not None:
             instance.close()
             return
         self._add(instance)
@@ -228,7 +229,11 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for renewal in self._renewals:
+        self.free_instances()
+
+    def free_instances(self) -> None:
+        """`close`, from any thread: what hangs is still looked at until its requests are answered."""
+        for renewal in list(self._renewals):
             renewal.stop()
         for slot in (*self.slots, *self._returning):
             slot.close()

@@ -35,7 +35,11 @@ class Recorded:
         self.idle = True
         self.closed = False
 
-    def close(self):
+    def leave(self):
+        assert threading.current_thread() is threading.main_thread()
+
+    def free(self):
+        assert threading.current_thread() is not threading.main_thread()
         self.closed = True
 
 
