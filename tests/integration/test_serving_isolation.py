@@ -117,7 +117,7 @@ def test_after_five_restarts_in_ten_minutes_requests_get_a_503_with_the_reason(t
         first = child_of(server)
         pids = {first.pid}
         for _ in range(6):
-            until(lambda: works(server) or not server.get("/v2/models/m/ready").status == 200, "an answer", 30)
+            until(lambda: works(server) or server.get("/v2/models/m/ready").status != 200, "an answer", 30)
             for child in children(server):
                 pids.add(child.pid)
             server.infer([DIES, 0, 0, 0])
@@ -163,9 +163,7 @@ def test_the_process_of_a_model_survives_a_drain_begun_by_the_terminal(tmp_path)
 def test_instances_are_processes_that_run_at_the_same_time(tmp_path):
     gate = tmp_path / "gate"
     gate.touch()
-    model = dataclasses.replace(
-        scripted("gate", gate=gate, batch=1), isolation=Isolation.PROCESS, instances=2
-    )
+    model = dataclasses.replace(scripted("gate", gate=gate, batch=1), isolation=Isolation.PROCESS, instances=2)
     with replica(tmp_path / "r", model, max_running=2) as server:
         assert len(children(server)) == 2
         gate.unlink()

@@ -109,6 +109,9 @@ class Reader:
         """The tensors in place, as views whose base is `arena.array`: its reference count says when they are gone."""
         tensors: list[Tensor] = []
         for dtype, part in zip(self._dtypes, self._parts(body), strict=True):
+            if dtype.kind == "O":
+                tensors.append(strings(arena.array, part))
+                continue
             view(arena.array, dtype, part)  # checks
             tensors.append(arena.array[part.offset : part.offset + part.size].view(dtype).reshape(part.shape))
         return tensors

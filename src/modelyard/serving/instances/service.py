@@ -8,6 +8,7 @@ import sys
 from threading import get_ident
 from typing import Final, TypeAlias
 
+from modelyard.domain.errors import Unsupported
 from modelyard.domain.services import Isolation, ServedModel
 from modelyard.runtimes.ports import Containment, Runtime, RuntimeOptions, containment
 from modelyard.runtimes.registry import Runtimes
@@ -84,10 +85,17 @@ class ModelInstances:
 
     def _child(self) -> ProcessInstance:
         served = self._served
+        made_by = importable(self._runtime)
+        if made_by is None:
+            raise Unsupported(
+                f"runtime '{served.runtime}' cannot be made in a process of its own",
+                why="its class cannot be imported by name",
+                hint="set isolation: thread, or move the class to the top of a module",
+            )
         spec = ChildSpec(
             served.name,
             served.version,
-            importable(self._runtime) or "",
+            made_by,
             served.artifact,
             served.device,
             served.threads,
