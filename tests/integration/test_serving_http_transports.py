@@ -86,7 +86,7 @@ def test_requests_over_tls_and_a_renewed_certificate_without_a_restart(tmp_path)
         kept = connect(old)
         assert infer(kept) == (200, [2, 4, 6, 8])
         assert kept.sock.version() in ("TLSv1.2", "TLSv1.3")
-        with pytest.warns(DeprecationWarning), pytest.raises(ssl.SSLError):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"), pytest.raises(ssl.SSLError):
             connect(authority.context(maximum_version=ssl.TLSVersion.TLSv1_1)).connect()
         alpn = authority.context()
         alpn.set_alpn_protocols(["h2", "http/1.1"])

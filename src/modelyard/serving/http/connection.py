@@ -114,10 +114,16 @@ class Connection(asyncio.Protocol):
             end = data.find(b"\r\n\r\n") + 4
             front = self.front
             if end > 3 and not self._full:
+                own: PerCall | None = None
                 head = front.heads.known.get(data[:end])
+                if head is None and end <= front.limits.max_head_bytes:
+                    try:  # noqa: SIM105 - suppress() costs half a microsecond
+                        head, own = front.heads.get(data[:end])
+                    except ModelyardError:
+                        pass  # refused below, in its turn
                 if head is not None and head.length == len(data) - end <= front.limits.big_body_bytes:
                     self._since = now
-                    self._handle(head, None, data[end:], now)
+                    self._handle(head, own, data[end:], now)
                     return
             self._since = now
             self._buffer = bytearray(data)
