@@ -127,8 +127,8 @@ def from_json(datatype: str, shape: Sequence[int], data: object) -> Tensor:
     if datatype == BYTES:
         return _objects([_text(value) for value in _flat(data)], shape)
     dtype = np.dtype(np.float32) if datatype == BF16 else _wire_dtype(datatype)
-    if dtype.kind != "f":
-        _check_whole(datatype, data)
+    if dtype.kind != "f" and np.array(data).dtype.kind not in ("b" if datatype == Datatype.BOOL else "iu"):
+        _check_whole(datatype, data)  # one by one: also ints that numpy mixes to float64, or has no dtype for
     tensor = np.array(data, dtype)
     if tensor.size != count:
         raise ValueError(f"{tensor.size} elements do not fill {datatype}{list(shape)}")
