@@ -7,6 +7,8 @@ keeps the constant parts of the response.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +33,12 @@ class InputHead(msgspec.Struct):
     data: Any = None
 
 
+class FloatInput(InputHead):
+    """The same, of a model that takes nothing but fractional numbers: anything else is no flat list of them."""
+
+    data: list[float] | None = None
+
+
 class OutputHead(msgspec.Struct):
     """One requested output."""
 
@@ -47,12 +55,22 @@ class InferHead(msgspec.Struct):
     parameters: _Parameters | None = None
 
 
+class FloatHead(InferHead):
+    """The JSON of an inference request to a model that takes nothing but fractional numbers."""
+
+    inputs: list[FloatInput]  # type: ignore[assignment] # read only
+
+
+_FLOATS: Final = {Datatype.FP16: "e", Datatype.FP32: "f", Datatype.FP64: "d"}
+"""How `struct` names them."""
+
+
 class Interface:
     """What a served model version takes and gives, as the protocol shows it, and its plan caches."""
 
     __slots__ = (
-        "batched", "binary_plans", "classes", "input_index", "json_plans", "name", "output_index", "signature",
-        "version",
+        "batched", "binary_plans", "classes", "floats", "input_index", "json_plans", "name", "output_index",
+        "signature", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: int, signature: Signature, classes: tuple[str, ...] = ()) -> None:
@@ -62,12 +80,16 @@ class Interface:
         self.version = version
         self.signature = signature
         self.batched = signature.batched  # kept: working it out costs 2 us, too much for every response
+        self.floats = all(spec.datatype in _FLOATS for spec in signature.inputs)
+        """Whether every input's JSON is fractional numbers, and can be parsed as such."""
         self.input_index = {spec.name: i for i, spec in enumerate(signature.inputs)}
         self.output_index = {spec.name: i for i, spec in enumerate(signature.outputs)}
         self.binary_plans: dict[bytes, Plan] = {}
         self.json_plans: dict[object, Plan] = {}
 
 
+_MOST_PACKED: Final = 4096
+"""Elements that are packed one by one; larger tensors come out of simdjson as an array."""
 PLANS_KEPT: Final = 512
 """Plans cached per model and kind; when full the cache starts anew (requests with unique ids would fill it)."""
 
@@ -88,6 +110,8 @@ class InputPlan:
     size: int
     plain: bool = True
     region: RegionSlice | None = None
+    pack: Callable[..., None] | None = None
+    """Writes as many Python floats as the tensor has elements into a buffer: half the time that numpy takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +127,13 @@ class Template:
     """The constant parts of a response for given output shapes.
 
     `parts[i]` stands before output i's value; the last part ends the JSON. For an all-binary response of fixed sizes
-    `fixed` is everything before the tensors' bytes, HTTP head included.
+    `fixed` is everything before the tensors' bytes, HTTP head included. `numbers`: no output is BYTES or BF16.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     parts: tuple[bytes, ...]
     fixed: bytes | None
+    numbers: bool = False
 
 
 class Plan:
@@ -212,7 +237,9 @@ def _input_plan(interface: Interface, head: InferHead, given: InputHead, regions
         )
     plain = spec.datatype not in (Datatype.BYTES, Datatype.BF16)
     dtype = wire.NUMPY[spec.datatype]
-    return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size, plain, region)
+    packed = size < 0 and region is None and spec.datatype in _FLOATS and count <= _MOST_PACKED
+    pack = struct.Struct(f"<{count}{_FLOATS[spec.datatype]}").pack_into if packed else None
+    return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size, plain, region, pack)
 
 
 def _region(head: InferHead, parameters: _Parameters, whose: str, regions: Regions | None) -> RegionSlice | None:

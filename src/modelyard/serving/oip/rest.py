@@ -6,6 +6,7 @@ Extension: https://github.com/kserve/open-inference-protocol/blob/main/specifica
 from __future__ import annotations
 
 import json
+import struct
 from math import prod
 from typing import Any, Final, Literal, TypeAlias
 
@@ -14,12 +15,13 @@ import numpy as np
 import simdjson
 
 from modelyard.domain.errors import InvalidInput, Unsupported
-from modelyard.domain.tensors import Tensor
+from modelyard.domain.tensors import Datatype, Tensor
 from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.oip import wire
 from modelyard.serving.oip.answers import Answer, answers
 from modelyard.serving.oip.plan import (
     PLANS_KEPT,
+    FloatHead,
     InferHead,
     InputHead,
     InputPlan,
@@ -41,6 +43,7 @@ LARGE_JSON_BYTES: Final = 64 * 1024
 _CACHED_HEAD_BYTES: Final = 2048
 
 _decode_head = msgspec.json.Decoder(InferHead).decode
+_decode_floats = msgspec.json.Decoder(FloatHead).decode
 _encode = msgspec.json.Encoder().encode
 _BUFFERS: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
 
@@ -125,7 +128,15 @@ def _unparsable(error: Exception) -> InvalidInput:
 
 
 def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> tuple[Plan, tuple[Tensor, ...]]:
-    head = _parse(body)
+    head: InferHead | None = None
+    if interface.floats and len(body) <= SIMDJSON_ABOVE:
+        try:
+            head = _decode_floats(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            head = None  # nested, or wrong: the general way says so
+    floats = head is not None
+    if head is None:
+        head = _parse(body)
     if head.id or head.outputs or head.parameters or len(head.inputs) != 1 or head.inputs[0].parameters:
         plan = make_plan(interface, head, regions)
     else:
@@ -136,23 +147,23 @@ def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> t
             cached = make_plan(interface, head)
             remember(interface.json_plans, key, cached)
         plan = cached
-        tensor = _float_tensor(plan.inputs[0], only.data)
-        if tensor is not None:
-            return plan, (tensor,)
+        if floats:
+            tensor = _packed(plan.inputs[0], only.data)
+            if tensor is not None:
+                return plan, (tensor,)
     return plan, _mixed_tensors(plan, head, len(body), body)
 
 
-def _float_tensor(item: InputPlan, data: object) -> Tensor | None:
-    """The common case, a list of fractional numbers that fits, without the general checks; else None."""
-    if type(data) is not list or item.dtype.kind != "f" or not item.plain:
+def _packed(item: InputPlan, data: list[float] | None) -> Tensor | None:
+    """The common case, floats that fit, without the general checks; else None."""
+    if item.pack is None or data is None:
         return None
+    buffer = bytearray(item.count * item.dtype.itemsize)
     try:
-        raw = np.array(data)
-    except ValueError:
-        return None  # ragged: the general way says so
-    if raw.dtype != np.float64 or raw.size != item.count:
-        return None
-    return raw.astype(item.dtype).reshape(item.shape)
+        item.pack(buffer, 0, *data)
+    except (struct.error, OverflowError):
+        return None  # not as many as the shape says, or beyond the datatype: infinity
+    return np.frombuffer(buffer, item.dtype).reshape(item.shape)
 
 
 def _mixed_tensors(plan: Plan, head: InferHead, start: int, body: Body) -> tuple[Tensor, ...]:
@@ -303,8 +314,10 @@ def _render_one(plan: Plan, part: Tensor) -> bytes:
     if binary:
         return _render_mixed(plan, template, [part])
     before, after = template.parts
-    spec = plan.interface.signature.outputs[index]
-    data = wire.json_array(spec.name, part, spec.datatype)
+    data = _encode(part.ravel().tolist()) if template.numbers else b"n"
+    if b"n" in data:  # null: a number that is not finite; or no plain numbers at all
+        spec = plan.interface.signature.outputs[index]
+        data = wire.json_array(spec.name, part, spec.datatype)
     return b"%b%d\r\n\r\n%b%b%b" % (_JSON_HEAD, len(before) + len(data) + len(after), before, data, after)
 
 
@@ -406,7 +419,9 @@ def _template(plan: Plan, parts: list[Tensor], shapes: tuple[tuple[int, ...], ..
     if plan.fixed:
         text = b"".join(before + b"%d" % part.nbytes for before, part in zip(pieces, parts, strict=True)) + end
         fixed = _binary_head(len(text), sum(p.nbytes for p in parts)) + text
-    return Template(shapes, (*pieces, end), fixed)
+    specs = interface.signature.outputs
+    numbers = all(specs[index].datatype not in (Datatype.BYTES, Datatype.BF16) for index, _ in plan.outputs)
+    return Template(shapes, (*pieces, end), fixed, numbers)
 
 
 def json_elements(plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
