@@ -39,6 +39,12 @@ class FloatInput(InputHead):
     data: list[float] | None = None
 
 
+class WholeInput(InputHead):
+    """The same, of a model that takes nothing but whole numbers."""
+
+    data: list[int] | None = None
+
+
 class OutputHead(msgspec.Struct):
     """One requested output."""
 
@@ -61,7 +67,18 @@ class FloatHead(InferHead):
     inputs: list[FloatInput]  # type: ignore[assignment] # read only
 
 
+class WholeHead(InferHead):
+    """The JSON of an inference request to a model that takes nothing but whole numbers."""
+
+    inputs: list[WholeInput]  # type: ignore[assignment] # read only
+
+
 _FLOATS: Final = {Datatype.FP16: "e", Datatype.FP32: "f", Datatype.FP64: "d"}
+_WHOLES: Final = {
+    Datatype.INT8: "b", Datatype.INT16: "h", Datatype.INT32: "i", Datatype.INT64: "q",
+    Datatype.UINT8: "B", Datatype.UINT16: "H", Datatype.UINT32: "I", Datatype.UINT64: "Q",
+}  # fmt: skip
+_PACKED: Final = _FLOATS | _WHOLES
 """How `struct` names them."""
 
 
@@ -69,7 +86,7 @@ class Interface:
     """What a served model version takes and gives, as the protocol shows it, and its plan caches."""
 
     __slots__ = (
-        "batched", "binary_plans", "classes", "floats", "input_index", "json_plans", "name", "output_index",
+        "batched", "binary_plans", "classes", "input_index", "json_head", "json_plans", "name", "output_index",
         "signature", "version",
     )  # fmt: skip
 
@@ -80,12 +97,19 @@ class Interface:
         self.version = version
         self.signature = signature
         self.batched = signature.batched  # kept: working it out costs 2 us, too much for every response
-        self.floats = all(spec.datatype in _FLOATS for spec in signature.inputs)
-        """Whether every input's JSON is fractional numbers, and can be parsed as such."""
+        self.json_head = _json_head(signature)
+        """How the JSON of its requests is parsed the fast way, where its inputs are all of one kind of number."""
         self.input_index = {spec.name: i for i, spec in enumerate(signature.inputs)}
         self.output_index = {spec.name: i for i, spec in enumerate(signature.outputs)}
         self.binary_plans: dict[bytes, Plan] = {}
         self.json_plans: dict[object, Plan] = {}
+
+
+def _json_head(signature: Signature) -> type[FloatHead] | type[WholeHead] | None:
+    datatypes = {spec.datatype for spec in signature.inputs}
+    if datatypes <= _FLOATS.keys():
+        return FloatHead
+    return WholeHead if datatypes <= _WHOLES.keys() else None
 
 
 _MOST_PACKED: Final = 4096
@@ -111,7 +135,7 @@ class InputPlan:
     plain: bool = True
     region: RegionSlice | None = None
     pack: Callable[..., None] | None = None
-    """Writes as many Python floats as the tensor has elements into a buffer: half the time that numpy takes."""
+    """Writes as many Python numbers as the tensor has elements into a buffer: half the time that numpy takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +261,8 @@ def _input_plan(interface: Interface, head: InferHead, given: InputHead, regions
         )
     plain = spec.datatype not in (Datatype.BYTES, Datatype.BF16)
     dtype = wire.NUMPY[spec.datatype]
-    packed = size < 0 and region is None and spec.datatype in _FLOATS and count <= _MOST_PACKED
-    pack = struct.Struct(f"<{count}{_FLOATS[spec.datatype]}").pack_into if packed else None
+    packed = size < 0 and region is None and spec.datatype in _PACKED and count <= _MOST_PACKED
+    pack = struct.Struct(f"<{count}{_PACKED[spec.datatype]}").pack_into if packed else None
     return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size, plain, region, pack)
 
 

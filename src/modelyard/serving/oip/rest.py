@@ -28,6 +28,7 @@ from modelyard.serving.oip.plan import (
     Interface,
     Plan,
     Template,
+    WholeHead,
     from_region,
     make_plan,
     ordered,
@@ -43,7 +44,11 @@ LARGE_JSON_BYTES: Final = 64 * 1024
 _CACHED_HEAD_BYTES: Final = 2048
 
 _decode_head = msgspec.json.Decoder(InferHead).decode
-_decode_floats = msgspec.json.Decoder(FloatHead).decode
+_decode_numbers = {
+    FloatHead: msgspec.json.Decoder(FloatHead).decode,
+    WholeHead: msgspec.json.Decoder(WholeHead).decode,
+    None: None,
+}
 _encode = msgspec.json.Encoder().encode
 _BUFFERS: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
 
@@ -129,12 +134,13 @@ def _unparsable(error: Exception) -> InvalidInput:
 
 def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> tuple[Plan, tuple[Tensor, ...]]:
     head: InferHead | None = None
-    if interface.floats and len(body) <= SIMDJSON_ABOVE:
+    decode_numbers = _decode_numbers[interface.json_head]
+    if decode_numbers is not None and len(body) <= SIMDJSON_ABOVE:
         try:
-            head = _decode_floats(body)
+            head = decode_numbers(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             head = None  # nested, or wrong: the general way says so
-    floats = head is not None
+    numbers = head is not None
     if head is None:
         head = _parse(body)
     if head.id or head.outputs or head.parameters or len(head.inputs) != 1 or head.inputs[0].parameters:
@@ -147,22 +153,22 @@ def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> t
             cached = make_plan(interface, head)
             remember(interface.json_plans, key, cached)
         plan = cached
-        if floats:
+        if numbers:
             tensor = _packed(plan.inputs[0], only.data)
             if tensor is not None:
                 return plan, (tensor,)
     return plan, _mixed_tensors(plan, head, len(body), body)
 
 
-def _packed(item: InputPlan, data: list[float] | None) -> Tensor | None:
-    """The common case, floats that fit, without the general checks; else None."""
+def _packed(item: InputPlan, data: list[float] | list[int] | None) -> Tensor | None:
+    """The common case, numbers that fit, without the general checks; else None."""
     if item.pack is None or data is None:
         return None
     buffer = bytearray(item.count * item.dtype.itemsize)
     try:
         item.pack(buffer, 0, *data)
     except (struct.error, OverflowError):
-        return None  # not as many as the shape says, or beyond the datatype: infinity
+        return None  # not as many as the shape says, or beyond the datatype
     return np.frombuffer(buffer, item.dtype).reshape(item.shape)
 
 

@@ -70,9 +70,9 @@ class OipRoutes:
             case ("v2",):
                 return _get(head, lambda: json_response(server_metadata(plane)))
             case ("v2", "health", "live") | ("livez",):
-                return _get(head, lambda: response(200))
+                return _get(head, lambda: json_response({"live": True}))
             case ("v2", "health", "ready") | ("readyz",):
-                return _get(head, lambda: _state(plane.ready))
+                return _get(head, lambda: _state(plane.ready, {"ready": plane.ready}))
             case ("v2", "models", "stats"):
                 return _get(head, lambda: json_response(statistics(plane)))
             case ("v2", "models", name, *rest):
@@ -99,7 +99,7 @@ class OipRoutes:
             case []:
                 return _get(head, lambda: json_response(model_metadata(plane, name, version)))
             case ["ready"]:
-                return _get(head, lambda: _state(plane.is_ready(name, version)))
+                return _get(head, lambda: _model_state(name, plane.is_ready(name, version)))
             case ["config"]:
                 return _get(head, lambda: json_response(model_config(plane, name, version)))
             case ["stats"]:
@@ -212,5 +212,11 @@ def _post(head: Head, make: Callable[[], Answer]) -> Answer:
     return make() if head.method == "POST" else not_allowed(head, "POST")
 
 
-def _state(ready: bool) -> Reply:
-    return response(200) if ready else response(503)
+def _state(ready: bool, body: dict[str, object]) -> Reply:
+    """Kubernetes and Triton's clients read the status, KServe's the body."""
+    shown = json_response(body)
+    return shown if ready else Reply(503, shown.rest)
+
+
+def _model_state(name: str, ready: bool) -> Reply:
+    return _state(ready, {"name": name, "ready": ready})

@@ -61,15 +61,17 @@ def _numbers(name: str, datatype: str, data: object) -> Tensor:
         raise InvalidInput(f"unable to parse 'data' of input '{name}'", why="it must be an array")
     try:
         raw = np.array(data) if data else np.empty(0, NUMPY[datatype])
-        if raw.dtype.kind == "f" and datatype in ("UINT64", "INT64") and not _has_float(data):
+        if raw.dtype.kind == "f" and datatype in ("UINT64", "INT64") and not _has(float, data):
             raw = np.array(data, NUMPY[datatype])  # numpy mixes int64 and uint64 to float64, which loses digits
     except (ValueError, OverflowError) as error:
         raise InvalidInput(f"unable to parse 'data' of input '{name}'", why=str(error)) from None
+    if raw.dtype.kind in "fiu" and _has(bool, data):  # numpy takes true among numbers for 1
+        raise InvalidInput(f"unable to parse 'data' of input '{name}'", why="a truth value is among the numbers")
     return _cast(name, datatype, raw)
 
 
-def _has_float(data: list[Any]) -> bool:
-    return any(_has_float(v) if isinstance(v, list) else isinstance(v, float) for v in data)
+def _has(kind: type, data: list[Any]) -> bool:
+    return any(_has(kind, v) if isinstance(v, list) else isinstance(v, kind) for v in data)
 
 
 def _cast(name: str, datatype: str, raw: Tensor) -> Tensor:
