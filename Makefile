@@ -6,11 +6,12 @@ FRAMEWORKS := torch,onnx,openvino,sklearn,images
 EVERYTHING := $(FRAMEWORKS),postgres,s3,otel,dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check check-fast format docs bench bench-serving clean
+.PHONY: help demo test clients check check-fast format docs bench bench-serving clean
 
 help:
 	@echo "make demo        set up, train a small model, publish it, leave it running"
 	@echo "make test        set up, run all tests"
+	@echo "make clients     other projects' clients, for the tests that use them (2 GB)"
 	@echo "make check       what must hold before a commit: format, lint, types, layers, tests"
 	@echo "make check-fast  the same without the tests"
 	@echo "make format      format the code"
@@ -41,6 +42,16 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+# the tests that call a replica by the clients of KServe and TF Serving; CI has them
+CLIENTS := .venv-clients
+$(CLIENTS)/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps tensorflow-serving-api==2.21.0
+	@touch $@
+
+clients: $(CLIENTS)/.installed
+
 check: check-fast test
 
 check-fast: $(VENV)/.installed-dev
@@ -63,6 +74,6 @@ bench-serving: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.serving $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f digits-report.html examples/*/*.pt2 examples/*/*.npz examples/*/*.ubj examples/*/*.safetensors examples/*/*.skops examples/*/*.html
 	find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
