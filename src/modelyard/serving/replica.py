@@ -23,6 +23,7 @@ from modelyard.serving.http.front import HttpFront
 from modelyard.serving.http.limits import Limits, raise_descriptor_limit
 from modelyard.serving.http.listeners import Listeners
 from modelyard.serving.instances.service import Instances
+from modelyard.serving.instances.steps import MOST_ABANDONED, StepThreads
 from modelyard.serving.models import loading
 from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.dataplane import DataPlane
@@ -52,6 +53,7 @@ class Replica:
         self.spec = spec
         self._pool = AsidePool(_ASIDE_WORKERS)
         self._turns = Turns(spec.max_running)
+        self._steps = StepThreads()
         instances = Instances(runtimes, spec.memory_limit_bytes)
         self.repository = Repository(
             spec.models,
@@ -138,7 +140,7 @@ class Replica:
         served = loaded.served
         allotment = Allotment.of(served, pin=not self.spec.reuse_port)
         executor = Executor(
-            loaded.interface, loaded.model, served.batching, served.queue, self._pool, allotment, self._turns
+            loaded.interface, loaded.model, served.batching, served.queue, self._steps, allotment, self._turns
         )
         executor.cost = loaded.cost
         executor.recorder = self.plane.recorder
@@ -187,7 +189,8 @@ class Replica:
             executors = self.plane.all_executors
             for executor in executors:
                 executor.sweep(now)
-            if heartbeat is not None and now - beat >= _SWEEP_S * 0.9 and not any(e.stuck(now) for e in executors):
+            stuck = self._steps.abandoned > MOST_ABANDONED or any(e.stuck(now) for e in executors)
+            if heartbeat is not None and now - beat >= _SWEEP_S * 0.9 and not stuck:
                 beat = now
                 try:
                     heartbeat.touch()
@@ -235,6 +238,7 @@ class Replica:
             await self._grpc.stop(0)
         await self.repository.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._steps.shutdown()
         self.plane.tracer.close()
         for executor in self.plane.all_executors:
             executor.close()

@@ -22,6 +22,7 @@ from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.scheduling import Batch, Scheduler
 from modelyard.domain.services import ServedModel
 from modelyard.serving.faults import Expired
+from modelyard.serving.instances.steps import StepsWatch
 from modelyard.serving.observe.statistics import Ledger
 from modelyard.serving.oip.plan import Interface
 from modelyard.serving.scheduling.batches import Execution, owned
@@ -89,7 +90,7 @@ class Executor:
         self._batching = batching if batched else Batching()
         self._model = model
         self._policy = queue
-        self._steps_pool = steps_pool
+        self._steps = StepsWatch(self, steps_pool)
         self._pre = model.pre
         self._sliced = model.post is None
         self._inputs = tuple(spec.name for spec in model.inner.inputs)
@@ -151,7 +152,7 @@ class Executor:
         else:
             refused = scheduler.admit(work, now)
             if refused is None:
-                self._steps_pool.submit(self._preprocess, work)
+                self._steps.start(work)
                 if scheduler.dropped:
                     self.answer_dropped()
                 return
@@ -165,7 +166,7 @@ class Executor:
         self._armed = True
         self._turns.arm(self)
 
-    def _preprocess(self, work: Work) -> None:
+    def preprocess(self, work: Work) -> None:
         """In a pool thread: run the steps, then queue the result as what the inner model takes."""
         assert self._pre is not None  # noqa: S101 - for the type checker; only then is this called
         started = perf_counter()
@@ -188,7 +189,15 @@ class Executor:
         work.pre_s = perf_counter() - started
         self._loop.call_soon_threadsafe(self._preprocessed, work, error)
 
+    def unprepared(self, work: Work, error: ModelyardError) -> None:
+        """Answer a request whose pre-processing has not come to an end; `preprocess` may still return, to nobody."""
+        self.scheduler.withdraw()
+        if not work.cancelled:
+            self.fail(work, error)
+
     def _preprocessed(self, work: Work, error: ModelyardError | None) -> None:
+        if not self._steps.finished(work):
+            return
         error = error or self.gone
         if error is None and not work.cancelled:
             self.scheduler.enqueue(work, perf_counter())
