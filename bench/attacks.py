@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
 import sys
@@ -22,6 +23,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -36,43 +38,54 @@ CHUNKED = b"POST %b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" %
 HONEST = 4
 
 
+async def honest_connection(port: int, over: asyncio.Event, latencies: list[float]) -> int:
+    """Requests one after the other, a few milliseconds apart; the number that failed."""
+    failures = 0
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while not over.is_set():
+        started = time.perf_counter()
+        writer.write(HEAD + BODY)
+        answer = await reader.readuntil(b"}]}")
+        failures += not answer.startswith(b"HTTP/1.1 200")
+        latencies.append(time.perf_counter() - started)
+        await asyncio.sleep(0.002)
+    writer.close()
+    return failures
+
+
+def honest_process(port: int, pipe: Connection) -> None:
+    """In a process of its own: be honest until told to end, then report latencies and failures."""
+
+    async def main() -> None:
+        over, latencies = asyncio.Event(), list[float]()
+        pipe.send("begun")
+        asyncio.get_running_loop().add_reader(pipe.fileno(), over.set)
+        failures = await asyncio.gather(*(honest_connection(port, over, latencies) for _ in range(HONEST)))
+        pipe.send((latencies, sum(failures)))
+
+    asyncio.run(main())
+
+
 class Honest:
-    """Closed loop over a few connections in a thread of its own; counts answers and notes the slowest."""
+    """A client that wants its answers."""
 
-    def __init__(self, server: RunningReplica) -> None:
-        self._server = server
-        self._over = False
-        self.answers = self.failures = 0
-        self.slowest_s = 0.0
-        self._threads = [threading.Thread(target=self._run) for _ in range(HONEST)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self) -> None:
-        connection = self._server.connect()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while not self._over:
-            started = time.perf_counter()
-            connection.sendall(HEAD + BODY)
-            answer = b""
-            while b"}]}" not in answer:
-                more = connection.recv(65536)
-                if not more:
-                    self.failures += 1
-                    return
-                answer += more
-            if answer.startswith(b"HTTP/1.1 200"):
-                self.answers += 1
-            else:
-                self.failures += 1
-            self.slowest_s = max(self.slowest_s, time.perf_counter() - started)
-            time.sleep(0.002)  # a client with a life: the attackers and it share the machine
-        connection.close()
+    def __init__(self, port: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=honest_process, args=(port, theirs))
+        self._process.start()
+        self._pipe.recv()
+        self._started = time.perf_counter()
+        self.rate = self.slowest_s = 0.0
+        self.failures = 0
 
     def end(self) -> None:
-        self._over = True
-        for thread in self._threads:
-            thread.join()
+        self._pipe.send(None)
+        took = time.perf_counter() - self._started
+        latencies, self.failures = self._pipe.recv()
+        self._process.join()
+        self.rate = len(latencies) / took
+        self.slowest_s = max(latencies)
 
 
 class Peak:
@@ -154,6 +167,11 @@ def slow_bodies(port: int) -> Seen:
 
 
 def slow_readers(port: int) -> Seen:
+    rows = 4096
+    tensor = {"name": "x", "datatype": "FP32", "shape": [rows, 4], "parameters": {"binary_data_size": rows * 16}}
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    names = b"Inference-Header-Content-Length: %d\r\nContent-Length: %d" % (len(header), len(header) + rows * 16)
+    large = b"POST %b HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % (PATH.encode(), names) + header + bytes(rows * 16)
     sockets = []
     for _ in range(200):
         one = socket.socket()
@@ -162,8 +180,8 @@ def slow_readers(port: int) -> Seen:
         one.setblocking(False)
         sent = 0
         with contextlib.suppress(BlockingIOError, OSError):
-            while sent < 4 * MIB:
-                sent += one.send(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n" * 200)
+            while sent < 32 * MIB:
+                sent += one.send(large)
         sockets.append(one)
     started = time.perf_counter()
     left = set(sockets)
@@ -180,7 +198,7 @@ def slow_readers(port: int) -> Seen:
         time.sleep(0.2)
     for one in sockets:
         one.close()
-    return Seen({"closed": 200 - len(left), "open": len(left)}, longest, "200 connections, pipelined, never read")
+    return Seen({"closed": 200 - len(left), "open": len(left)}, longest, "200 pipeline 64 KiB tensors, never read")
 
 
 def exchange(port: int, parts: list[bytes], times: int = 1) -> str:
@@ -244,19 +262,21 @@ def main() -> None:
     print(
         f"{'attack':48} {'seen by attackers':28} {'s':>6} {'goodput':>8} {'slowest ms':>11} {'RSS MiB':>8} {'CPU s':>6}"
     )
-    with tempfile.TemporaryDirectory() as name, replica(Path(name), scripted("scale"), grpc_port=None) as server:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        replica(Path(name), scripted("scale", batch=4096), grpc_port=None) as server,
+    ):
         for attack in (a for group in chosen for a in ATTACKS[group]):
-            calm = Honest(server)
+            calm = Honest(server.http_port)
             time.sleep(3)
             calm.end()
-            rate = calm.answers / 3
-            peak, honest, cpu, started = Peak(server), Honest(server), cpu_s(server), time.perf_counter()
+            honest = Honest(server.http_port)
+            peak, cpu = Peak(server), cpu_s(server)
             seen = attack(server.http_port)
-            took = time.perf_counter() - started
             used = cpu_s(server) - cpu
             honest.end()
             said = ", ".join(f"{k}: {n}" for k, n in seen.statuses.items())
-            goodput = honest.answers / took / rate
+            goodput = honest.rate / calm.rate
             print(
                 f"{seen.note:48} {said:28} {seen.longest_s:6.2f} {goodput:8.0%} {honest.slowest_s * 1e3:11.1f} "
                 f"{peak.end():8.1f} {used:6.2f}" + (f"  {honest.failures} honest failures" if honest.failures else ""),

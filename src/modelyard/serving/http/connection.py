@@ -31,13 +31,15 @@ _EMPTY_LINES: Final = 8
 """So many empty lines may precede a request (RFC 9112, 2.2)."""
 _POLITE_REFUSALS: Final = 64
 """So many connections above the limit get an answer before they are closed; further ones are reset."""
+_TURN_S: Final = 1e-3
+"""A client that pipelines requests gets so much of the loop before others have their turn."""
 
 
 class Connection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_active", "_big", "_body", "_buffer", "_closing", "_empty_lines", "_full", "_head", "_held", "_own",
+        "_active", "_again", "_big", "_body", "_buffer", "_closing", "_empty_lines", "_full", "_head", "_held", "_own",
         "_patience_s", "_paused_at", "_pending", "_reading", "_seen", "_since", "front", "transport",
     )  # fmt: skip
 
@@ -57,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._patience_s = 0.0
         self._closing = False
         self._big = False
+        self._again = False  # there was more to do when this connection's turn was over
         self._full = False  # handle nothing more for now: enough is in flight, or the client does not read
         self._reading = True
 
@@ -137,6 +140,7 @@ class Connection(asyncio.Protocol):
 
     def _advance(self, now: float) -> None:
         """Handle every whole request that the buffer holds."""
+        started = perf_counter()
         try:
             while not self._closing and not self._full:
                 if self._head is None and not self._next_head(now):
@@ -148,6 +152,10 @@ class Connection(asyncio.Protocol):
                 received, self._since = self._since, now
                 if head is not None:
                     self._handle(head, own, body, received)
+                if self._buffer and perf_counter() - started > _TURN_S:
+                    self._again = self._full = True
+                    self._flow()
+                    self.front.loop.call_soon(self._next_turn)
             if not self._big and not self._closing:
                 self._hold(len(self._buffer) + (len(self._body.body) if self._body is not None else 0))
         except ModelyardError as error:
@@ -476,11 +484,17 @@ class Connection(asyncio.Protocol):
 
     # --- back-pressure
 
+    def _next_turn(self) -> None:
+        self._again = False
+        self._unblock()
+
     def _unblock(self) -> None:
         """Go on with what the buffer holds, where nothing stands against it any more."""
         if not self._pending:
             self._big = False
-        full = bool(self._paused_at) or self._big or len(self._pending) >= self.front.limits.max_pipelined
+        full = (
+            bool(self._paused_at) or self._big or self._again or len(self._pending) >= self.front.limits.max_pipelined
+        )
         if self._full and not full:
             self._since = now = perf_counter()  # the client could not send on while nothing was read
             self.front.loop.call_soon(self._advance, now)

@@ -60,6 +60,23 @@ def test_a_client_that_does_not_read_is_given_no_further_answers():
     run(scenario)
 
 
+def test_a_client_that_pipelines_dear_requests_shares_the_loop():
+    async def scenario(bench):
+        greedy, answers = bench.connect()
+        other, answer = bench.connect()
+        greedy.data_received(get("/spin/2") * 10)
+        assert len(answers.answers) == 1
+        assert not answers.reading
+        other.data_received(get("/echo"))
+        assert answer.statuses == [200]
+        for _ in range(12):
+            await bench.settle()
+        assert answers.statuses == [200] * 10
+        assert answers.reading
+
+    run(scenario)
+
+
 def test_a_client_that_does_not_read_is_closed_by_its_deadline():
     async def scenario(bench):
         connection, transport = bench.connect()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,11 @@ class EchoRoutes:
 
     def respond(self, head: Any, body: Any) -> Reply | None:
         match head.segments:
+            case ("spin", ms):
+                until = perf_counter() + int(ms) * 1e-3
+                while perf_counter() < until:
+                    pass
+                return response(200)
             case ("echo",):
                 return response(200, bytes(body))
             case ("size", size):
