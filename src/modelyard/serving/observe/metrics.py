@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from modelyard.serving.models.comparison import ShadowStatistics
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.observe.statistics import BOUNDS_S, BatchStatistics
 from modelyard.serving.scheduling.executor import Executor
@@ -29,6 +30,16 @@ METRICS: Final = {
     "modelyard_waiting_requests": ("gauge", "Requests in the queue"),
     "modelyard_running_requests": ("gauge", "Requests being executed"),
     "modelyard_model_load_seconds": ("gauge", "Time to load and warm up the model"),
+    "modelyard_model_state": ("gauge", "1 for the state that a model version is in"),
+    "modelyard_cache_requests_total": ("counter", "Requests looked up in the cache of responses, by result"),
+    "modelyard_coalesced_requests_total": ("counter", "Requests that shared the execution of an identical one"),
+    "modelyard_instances": ("gauge", "Copies of the model in service"),
+    "modelyard_hung_executions_total": ("counter", "Executions given up because they hung"),
+    "modelyard_abandoned_threads": ("gauge", "Threads that hang in a model and cannot be ended"),
+    "modelyard_shadow_requests_total": ("counter", "Copies of requests for a shadow version, by what became of them"),
+    "modelyard_shadow_rows_total": ("counter", "Compared rows of a shadow's answers, by whether the best class agrees"),
+    "modelyard_shadow_max_abs_error": ("gauge", "Largest difference of a shadow's answers from the primary's"),
+    "modelyard_traces_total": ("counter", "Sampled requests, by what became of their spans"),
     "modelyard_process_resident_memory_bytes": ("gauge", "Resident memory of the replica"),
     "modelyard_process_cpu_seconds_total": ("counter", "User and system CPU time of the replica"),
 }
@@ -45,6 +56,8 @@ TRITON_METRICS: Final = {
     "nv_inference_compute_input_duration_us": ("counter", "Cumulative compute input duration in microseconds"),
     "nv_inference_compute_infer_duration_us": ("counter", "Cumulative compute inference duration in microseconds"),
     "nv_inference_compute_output_duration_us": ("counter", "Cumulative inference compute output duration in us"),
+    "nv_cache_num_hits_per_model": ("counter", "Number of cache hits per model"),
+    "nv_cache_num_misses_per_model": ("counter", "Number of cache misses per model"),
 }
 """Triton's names, added where the spec's `triton_metrics` asks for them.
 
@@ -94,6 +107,9 @@ def _triton_samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
         yield "nv_inference_compute_input_duration_us", f"{{{own}}}", us("receive_s", "pre_s")
         yield "nv_inference_compute_infer_duration_us", f"{{{own}}}", us("infer_s")
         yield "nv_inference_compute_output_duration_us", f"{{{own}}}", us("post_s", "encode_s")
+        if executor.responses is not None:
+            yield "nv_cache_num_hits_per_model", f"{{{own}}}", executor.responses.hits
+            yield "nv_cache_num_misses_per_model", f"{{{own}}}", executor.responses.misses
 
 
 def _samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
@@ -102,6 +118,14 @@ def _samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
     yield "modelyard_bad_requests_total", "", plane.bad_requests
     for executor in plane.executors:
         yield from _model(plane, executor)
+    for state in plane.index():
+        own = f'model="{escaped(state.name)}",version="{state.version}",state="{state.state}"'
+        yield "modelyard_model_state", f"{{{own}}}", 1
+    for shadow in plane.shadows():
+        yield from _shadow(shadow)
+    tracer = plane.tracer
+    for outcome, count in (("exported", tracer.exported), ("dropped", tracer.dropped), ("failed", tracer.failed)):
+        yield "modelyard_traces_total", f'{{outcome="{outcome}"}}', count
     usage = resource.getrusage(resource.RUSAGE_SELF)
     yield "modelyard_process_resident_memory_bytes", "", _resident_bytes()
     yield "modelyard_process_cpu_seconds_total", "", usage.ru_utime + usage.ru_stime
@@ -131,6 +155,27 @@ def _model(plane: DataPlane, executor: Executor) -> Iterator[tuple[str, str, flo
     yield "modelyard_waiting_requests", f"{{{own}}}", executor.waiting
     yield "modelyard_running_requests", f"{{{own}}}", executor.running
     yield "modelyard_model_load_seconds", f"{{{own}}}", plane.load_s(executor)
+    yield from _execution(executor, own)
+
+
+def _execution(executor: Executor, own: str) -> Iterator[tuple[str, str, float]]:
+    responses, watch = executor.responses, executor.watch
+    if responses is not None:
+        yield "modelyard_cache_requests_total", f'{{{own},result="hit"}}', responses.hits
+        yield "modelyard_cache_requests_total", f'{{{own},result="miss"}}', responses.misses
+        yield "modelyard_coalesced_requests_total", f"{{{own}}}", responses.coalesced
+    yield "modelyard_instances", f"{{{own}}}", len(watch.slots)
+    yield "modelyard_hung_executions_total", f"{{{own}}}", watch.hung
+    yield "modelyard_abandoned_threads", f"{{{own}}}", len(watch.abandoned)
+
+
+def _shadow(shadow: ShadowStatistics) -> Iterator[tuple[str, str, float]]:
+    own = f'model="{escaped(shadow.model)}",version="{shadow.version}"'
+    for outcome in ("dropped", "failed", "compared", "mismatched"):
+        yield "modelyard_shadow_requests_total", f'{{{own},outcome="{outcome}"}}', getattr(shadow, outcome)
+    yield "modelyard_shadow_rows_total", f'{{{own},agrees="yes"}}', shadow.rows_agreeing
+    yield "modelyard_shadow_rows_total", f'{{{own},agrees="no"}}', shadow.rows - shadow.rows_agreeing
+    yield "modelyard_shadow_max_abs_error", f"{{{own}}}", shadow.max_abs_error
 
 
 def _resident_bytes() -> int:

@@ -8,7 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelyard.domain.batching import Refusal
+from modelyard.serving.models.comparison import ShadowStatistics
 from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.models.states import ModelState, Readiness, Stage
 from modelyard.serving.observe.metrics import METRICS, TRITON_METRICS, render_metrics
 from modelyard.serving.observe.statistics import Ledger
 from modelyard.serving.oip.plan import Interface
@@ -26,9 +28,21 @@ def plane(monkeypatch):
     ledger.refused[Refusal.QUEUE_FULL] = 5
     for seconds in (0.00005, 0.003, 20.0):
         ledger.count_duration(seconds)
-    executor = SimpleNamespace(interface=Interface(ODD, 7, VECTOR), ledger=ledger, waiting=1, running=2)
-    made = DataPlane("test", "0", ())
-    monkeypatch.setattr(DataPlane, "executors", property(lambda self: [executor]))
+    watch = SimpleNamespace(slots=[1, 2], hung=3, abandoned=[1])
+    executor = SimpleNamespace(
+        interface=Interface(ODD, 7, VECTOR),
+        ledger=ledger,
+        waiting=1,
+        running=2,
+        watch=watch,
+        responses=SimpleNamespace(hits=8, misses=9, coalesced=10),
+    )
+    repository = SimpleNamespace(models={}, executors=[executor])
+    made = DataPlane("test", "0", repository)
+    state = ModelState(ODD, 7, Readiness.READY, "", Stage.AVAILABLE)
+    shadow = ShadowStatistics(ODD, 8, offered=20, dropped=5, failed=1, compared=14, rows=14, rows_agreeing=13)
+    monkeypatch.setattr(DataPlane, "index", lambda self: [state])
+    monkeypatch.setattr(DataPlane, "shadows", lambda self: [shadow])
     monkeypatch.setattr(DataPlane, "load_s", lambda self, executor: 1.5)
     return made
 
@@ -50,6 +64,15 @@ def test_every_metric_is_valid_and_labels_survive(plane):
     assert value(found["modelyard_stage_seconds"], stage="infer") == 0.5
     assert value(found["modelyard_request_duration_seconds"], le="+Inf") == 3
     assert value(found["modelyard_request_duration_seconds"], le="0.0001") == 1
+    assert value(found["modelyard_model_state"], state="READY", model=ODD) == 1
+    assert value(found["modelyard_cache_requests"], result="hit") == 8
+    assert value(found["modelyard_coalesced_requests"]) == 10
+    assert value(found["modelyard_instances"]) == 2
+    assert value(found["modelyard_hung_executions"]) == 3
+    assert value(found["modelyard_abandoned_threads"]) == 1
+    assert value(found["modelyard_shadow_requests"], outcome="compared", version="8") == 14
+    assert value(found["modelyard_shadow_rows"], agrees="no") == 1
+    assert value(found["modelyard_traces"], outcome="dropped") == 0
 
 
 def test_tritons_names_are_an_option(plane):
@@ -65,3 +88,4 @@ def test_tritons_names_are_an_option(plane):
     assert value(found["nv_inference_exec_count"], **own) == 3
     assert value(found["nv_inference_queue_duration_us"], **own) == 375_000
     assert value(found["nv_inference_pending_request_count"], **own) == 1
+    assert value(found["nv_cache_num_hits_per_model"], **own) == 8
