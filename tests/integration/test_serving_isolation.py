@@ -15,6 +15,7 @@ import pytest
 
 from modelyard.domain.configuration import QueuePolicy
 from modelyard.domain.services import Isolation
+from modelyard.domain.versions import StepSpec
 from tests.serving_harness import RunningReplica, replica, scripted, until
 
 RAISES, HANGS, DIES, HOARDS, PRINTS = 666, 667, 668, 669, 670
@@ -184,3 +185,28 @@ def test_a_model_that_does_not_load_in_its_process_ends_the_replica_with_its_rea
     with replica(tmp_path, refused, wait=False) as server:
         assert server.process.wait(20) not in (0, 5)
         assert "the file is no model" in server.log
+
+
+HUNG_STEP = """
+import time
+def apply(tensors):
+    while (tensors["x"] == 667).any():
+        time.sleep(1)
+    return tensors
+"""
+
+
+@pytest.mark.parametrize("phase", ["preprocess", "postprocess"])
+def test_a_step_that_hangs_costs_its_own_request_and_a_thread(tmp_path, phase):
+    (tmp_path / "steps.py").write_text(HUNG_STEP if phase == "preprocess" else HUNG_STEP.replace('"x"', '"y"'))
+    step = (StepSpec("python", {"function": "steps:apply"}),)
+    model = dataclasses.replace(scripted("echo", queue=QUICK, batch=1), steps_directory=str(tmp_path), **{phase: step})
+    with replica(tmp_path / "r", model, scripted("scale", name="near")) as server:
+        with ThreadPoolExecutor(3) as pool:  # more than there are threads for steps
+            hung = [pool.submit(server.infer, [HANGS, 0, 0, 0]) for _ in range(3)]
+            while not all(h.done() for h in hung):
+                assert works(server, "near")
+            assert {h.result().status for h in hung} <= {429, 500, 503}  # 429: expired in the queue
+        until(lambda: works(server), "the model answers", 30)
+        server.terminate()
+        assert server.process.wait(20) == 0  # hung threads keep nothing from ending

@@ -121,7 +121,9 @@ class Renewal:
     FIRST_PAUSE_S: Final = 1.0
     LAST_PAUSE_S: Final = 30.0
 
-    def __init__(self, make: Callable[[], Instance], done: Callable[[Instance], None], failed: Callable[[str], None]):
+    def __init__(
+        self, make: Callable[[], Instance], done: Callable[[Renewal, Instance], None], failed: Callable[[str], None]
+    ):
         self._make = make
         self._done = done
         self._failed = failed
@@ -143,5 +145,5 @@ class Renewal:
                 self._stop.wait(pause)
                 pause = min(2 * pause, self.LAST_PAUSE_S)
             else:
-                self._done(instance)
+                self._done(self, instance)
                 return

@@ -199,12 +199,11 @@ class Watch:
 
     def _renew(self) -> Renewal:
         call = self._executor.call_soon_threadsafe
-        renewal = Renewal(
+        return Renewal(
             self._model.renew,  # type: ignore[arg-type] # checked by the caller
-            lambda instance: call(self._renewed, renewal, instance),
+            lambda renewal, instance: call(self._renewed, renewal, instance),
             lambda why: call(self._fell, why),
         )
-        return renewal
 
     def _renewed(self, renewal: Renewal, instance: Instance) -> None:
         self._renewals.discard(renewal)
