@@ -95,11 +95,11 @@ def _read(plane: DataPlane, name: str, text: object) -> Load:
         changed = _changes(value, present.get(key))
         if changed is _NOTHING:
             continue
-        reader = _READERS.get(key)
+        reader = READERS.get(key)
         if reader is None:
             raise InvalidInput(
                 f"failed to load '{name}', '{key[:100]}' cannot be changed by a load request",
-                hint=f"these can: {', '.join(_READERS)}",
+                hint=f"these can: {', '.join(READERS)}",
             )
         try:
             reader(wish, changed)
@@ -215,7 +215,7 @@ def _whole(value: object) -> int:
     return value
 
 
-_READERS: Final[dict[str, Callable[[Load, Any], None]]] = {
+READERS: Final[dict[str, Callable[[Load, Any], None]]] = {
     "max_batch_size": _max_batch_size,
     "dynamic_batching": _dynamic_batching,
     "instance_group": _instance_group,
