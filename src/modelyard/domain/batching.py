@@ -133,6 +133,9 @@ class LatencyModel:
         return self.b * units / mean if units > mean else self.b
 
 
+_EVER_S: Final = float("inf")
+
+
 class Arrivals:
     """The observed rate of arrivals: an exponentially weighted mean of the gaps between them."""
 
@@ -141,18 +144,19 @@ class Arrivals:
     WEIGHT: Final = 1 / 16
 
     def __init__(self) -> None:
-        self.gap_s = float("inf")
+        self.gap_s = _EVER_S
         """Mean seconds between requests; infinite until two were seen."""
-        self.last_s = float("-inf")
+        self.last_s = -_EVER_S
 
     def observe(self, now: float) -> None:
         """A request arrived. A pause longer than a second counts as one: after it the rate is learned afresh."""
         gap = now - self.last_s
         self.last_s = now
-        if gap > 1.0:
-            gap = 1.0
         known = self.gap_s
-        self.gap_s = gap if known > 1.0 else known + self.WEIGHT * (gap - known)
+        if known <= 1.0:
+            self.gap_s = known + self.WEIGHT * (min(gap, 1.0) - known)
+        elif gap < _EVER_S:
+            self.gap_s = min(gap, 1.0)
 
 
 def waiting_pays(waiting: int, gap_s: float, fixed_s: float) -> bool:

@@ -4,76 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
-from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.serving.faults import Expired
-from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
-from modelyard.serving.scheduling.executor import Executor
-from modelyard.serving.scheduling.work import Runnable, Work
-
-BATCHED = Signature(
-    (TensorSpec("x", Datatype.FP32, ("batch", "width")),), (TensorSpec("y", Datatype.FP32, ("batch", "width")),)
-)
-FIXED = Signature((TensorSpec("x", Datatype.FP32, (2, 3)),), (TensorSpec("y", Datatype.FP32, (2, 3)),))
-
-
-class Answer(Work):
-    __slots__ = ("future",)
-
-    def reply(self, outputs, start, stop):
-        self.future.set_result([o[start:stop] if self.plan.interface.signature.batched else o for o in outputs])
-
-    def fail(self, error):
-        self.future.set_exception(error)
-
-
-class Bench:
-    """An executor over a function of one array; `runs` keeps the shapes it was called with."""
-
-    def __init__(self, function, signature=BATCHED, batching=None, queue=None, pre=None, post=None):
-        self.runs: list[tuple[int, ...]] = []
-        self.threads: list[str] = []
-        self.pool = ThreadPoolExecutor(2)
-        self.interface = Interface("m", 1, signature)
-
-        def predict(inputs):
-            self.runs.append(inputs["x"].shape)
-            self.threads.append(threading.current_thread().name)
-            return {"y": function(inputs["x"])}
-
-        model = Runnable(signature, predict, lambda: None, pre, post)
-        self.executor = Executor(self.interface, model, batching or Batching(8), queue or QueuePolicy(), self.pool)
-
-    def work(self, array, timeout_us=None):
-        parameters = {"timeout": timeout_us} if timeout_us else None
-        head = InferHead([InputHead("x", "FP32", list(array.shape))], parameters=parameters)
-        work = Answer(make_plan(self.interface, head), (array,), asyncio.get_running_loop().time())
-        work.future = asyncio.get_running_loop().create_future()
-        return work
-
-    def submit(self, array, timeout_us=None):
-        work = self.work(array, timeout_us)
-        self.executor.submit(work)
-        return work.future
-
-    def close(self):
-        self.executor.close()
-        self.pool.shutdown()
-
-
-def drive(scenario):
-    """Run an async scenario with a deadline."""
-    asyncio.run(asyncio.wait_for(scenario(), 20))
-
-
-def rows(n, width=4, value=1.0):
-    return np.full((n, width), value, np.float32)
+from tests.unit.serving.scheduling.executor_bench import FIXED, Bench, drive, rows
 
 
 def test_requests_of_one_turn_run_as_one_batch_and_get_their_own_rows():

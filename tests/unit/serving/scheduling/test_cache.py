@@ -1,0 +1,181 @@
+"""Responses that are kept, and equal requests that share one execution."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from modelyard.domain.configuration import Batching, QueuePolicy
+from modelyard.domain.errors import BackendFailed
+from modelyard.domain.tensors import Datatype, Signature, TensorSpec
+from modelyard.serving.faults import Expired
+from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
+from modelyard.serving.scheduling.cache import digest
+from modelyard.serving.scheduling.executor import Allotment
+from modelyard.serving.scheduling.work import Work
+from tests.unit.serving.scheduling.executor_bench import FIXED, Bench, drive, rows, until
+
+CACHE = Allotment(cache_bytes=100_000)
+SHARE = Allotment(coalesce=True)
+
+
+def test_an_equal_request_is_answered_from_the_cache():
+    async def scenario():
+        bench = Bench(lambda x: x * 2, allotment=CACHE)
+        (first,) = await bench.submit(rows(2, value=3))
+        (again,) = await bench.submit(rows(2, value=3))
+        (other,) = await bench.submit(rows(2, value=4))
+        assert again.tolist() == first.tolist()
+        assert other.tolist() != first.tolist()
+        assert len(bench.runs) == 2
+        responses = bench.executor.responses
+        assert (responses.hits, responses.misses) == (1, 2)
+        bench.close()
+
+    drive(scenario)
+
+
+def test_what_is_kept_is_a_copy_of_the_requests_own_rows():
+    async def scenario():
+        bench = Bench(lambda x: x, allotment=CACHE)
+        outs = await asyncio.gather(bench.submit(rows(1, value=1)), bench.submit(rows(3, value=2)))
+        for (out,) in outs:
+            out[...] = 99
+        (out,) = await bench.submit(rows(3, value=2))
+        assert out.tolist() == rows(3, value=2).tolist()
+        assert bench.runs == [(4, 4)]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_model_without_batch_dimension_is_cached_too():
+    async def scenario():
+        bench = Bench(lambda x: x + 1, signature=FIXED, allotment=CACHE)
+        outs = [await bench.submit(rows(2, 3)) for _ in range(2)]
+        assert outs[0][0].tolist() == outs[1][0].tolist() == [[2.0] * 3] * 2
+        assert len(bench.runs) == 1
+        bench.close()
+
+    drive(scenario)
+
+
+def test_the_least_recently_used_goes_first_and_the_bound_holds():
+    async def scenario():
+        bench = Bench(lambda x: x, allotment=Allotment(cache_bytes=3 * (512 + 16)))
+        responses = bench.executor.responses
+        for value in (1, 2, 3, 1, 4):
+            await bench.submit(rows(1, value=value))
+            assert responses.bytes <= 3 * (512 + 16)
+        runs = len(bench.runs)
+        await bench.submit(rows(1, value=1))
+        assert len(bench.runs) == runs
+        await bench.submit(rows(1, value=2))
+        assert len(bench.runs) == runs + 1
+        await bench.submit(rows(200))  # too large to be kept
+        await bench.submit(rows(200))
+        assert len(bench.runs) == runs + 3
+        bench.close()
+
+    drive(scenario)
+
+
+def test_failures_are_not_kept():
+    async def scenario():
+        outcomes = iter([ValueError("once"), None])
+
+        def run(x):
+            if (problem := next(outcomes)) is not None:
+                raise problem
+            return x
+
+        bench = Bench(run, allotment=Allotment(cache_bytes=10_000, coalesce=True))
+        with pytest.raises(BackendFailed):
+            await bench.submit(rows(1))
+        await bench.submit(rows(1))
+        assert len(bench.runs) == 2
+        bench.close()
+
+    drive(scenario)
+
+
+def test_equal_requests_in_flight_share_one_execution():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, allotment=SHARE, dear=0.01)
+        futures = [bench.submit(rows(1, value=v)) for v in (1, 1, 2, 1)]
+        gate.set()
+        outs = await asyncio.gather(*futures)
+        assert [o[0][0, 0] for o in outs] == [1, 1, 2, 1]
+        assert bench.runs == [(2, 4)]
+        assert bench.executor.responses.coalesced == 2
+        await bench.submit(rows(1, value=1))
+        assert len(bench.runs) == 2  # nothing is kept beyond the flight
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_shared_execution_runs_while_anyone_waits_for_it():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, batching=Batching(1), allotment=SHARE, dear=0.01)
+        blocker = bench.submit(rows(1, value=9))
+        await until(lambda: bench.runs)
+        first, second = bench.work(rows(1)), bench.work(rows(1))
+        third = bench.work(rows(1, value=7))
+        for work in (first, second, third):
+            bench.executor.submit(work)
+        first.cancelled = third.cancelled = True
+        gate.set()
+        await asyncio.gather(blocker, second.future)
+        await until(lambda: bench.executor.idle)
+        assert len(bench.runs) == 2
+        assert not first.future.done()
+        bench.close()
+
+    drive(scenario)
+
+
+def test_those_who_joined_a_request_that_expired_try_on_their_own():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(
+            lambda x: gate.wait(10) and x, batching=Batching(1), queue=QueuePolicy(max_wait_s=20), allotment=SHARE,
+            dear=0.01,
+        )  # fmt: skip
+        blocker = bench.submit(rows(1, value=9))
+        await until(lambda: bench.runs)
+        hasty = bench.submit(rows(1), timeout_us=200_000)
+        patient = bench.submit(rows(1))
+        with pytest.raises(Expired):
+            await hasty
+        gate.set()
+        await asyncio.gather(blocker, patient)
+        bench.close()
+
+    drive(scenario)
+
+
+STRINGS = Signature(
+    (TensorSpec("a", Datatype.BYTES, ("batch", 2)), TensorSpec("b", Datatype.INT64, ("batch",))),
+    (TensorSpec("y", Datatype.FP32, ("batch",)),),
+)
+
+
+def key(strings, numbers):
+    a, b = np.array(strings, object), np.array(numbers, np.int64)
+    inputs = [InputHead("a", "BYTES", list(a.shape)), InputHead("b", "INT64", list(b.shape))]
+    plan = make_plan(Interface("m", 1, STRINGS), InferHead(inputs))
+    return digest(Work(plan, (a, b), 0.0))
+
+
+def test_the_key_tells_requests_apart():
+    base = key([[b"ab", b"c"]], [1])
+    assert base == key([[b"ab", b"c"]], [1])
+    assert base != key([[b"a", b"bc"]], [1])
+    assert base != key([[b"ab", b"c"]], [2])
+    assert key([[b"a", b"b"], [b"c", b"d"]], [1, 2]) != key([[b"a", b"b"], [b"c", b"d"]], [2, 1])
