@@ -49,7 +49,7 @@ def test_one_fixed_first_dimension_means_not_batched() -> None:
     assert fixed.check_inputs({"a": np.zeros(3, np.float32)}) == 1
 
 
-@pytest.mark.parametrize("datatype", [d for d in Datatype if d is not Datatype.BYTES])
+@pytest.mark.parametrize("datatype", [d for d in Datatype if d not in (Datatype.BYTES, Datatype.BF16)])
 def test_datatypes_round_trip_through_numpy(datatype: Datatype) -> None:
     assert Datatype.of(datatype.numpy) is datatype
     assert Datatype.of(datatype.numpy.newbyteorder(">")) is datatype

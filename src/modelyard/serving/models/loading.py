@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from modelyard.domain.batching import LatencyModel
+from modelyard.domain.batching import LatencyModel, RowCost
 from modelyard.domain.errors import BackendFailed, ModelyardError
 from modelyard.domain.services import ServedModel
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
@@ -126,12 +126,13 @@ def warm_up(
     """Run batches of 1 and of `max_rows` generated rows; the first run of each allocates and is not learned from."""
     for rows in sorted({1, max_rows}):
         inputs = generated_inputs(inner, rows)
+        units = rows * RowCost(inner)([t.shape[1:] if inner.batched else t.shape for t in inputs.values()])
         run(inputs)
         deadline = clock() + _WARM_BUDGET_S
         for _ in range(_WARM_RUNS):
             start = clock()
             run(inputs)
-            cost.observe(rows, clock() - start)
+            cost.observe(units, clock() - start)
             if clock() > deadline:
                 break
 
