@@ -14,6 +14,7 @@ import argparse
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ from modelyard.profile import fingerprint
 
 _PROTOCOLS = {"json": JSON, "binary": BINARY, "grpc": GRPC}
 _ROOT = Path(__file__).parents[2]
-_OVERHEAD_S = 0.35
+_OVERHEAD_S = 0.25
 """Per cell, beside its seconds: thawing, the check of the answers, the client's start. Seen in short runs."""
 
 
@@ -48,6 +49,7 @@ def main() -> int:
     started = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
     print(_estimate(options), file=sys.stderr, flush=True)
     results = Results(_environment(options, started))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends the run ends the servers
     try:
         run(options, results)
     except KeyboardInterrupt:
@@ -72,7 +74,7 @@ def _options() -> tuple[Options, argparse.Namespace]:
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated; default: %(default)s")
     parser.add_argument("--protocols", default=",".join(_PROTOCOLS), help="comma-separated; default: %(default)s")
     parser.add_argument("--connections", help="comma-separated, e.g. 1,32; default: those of each model")
-    parser.add_argument("--seconds", type=int, default=1, help="per cell, whole seconds (ResNet-50: 3 times as long)")
+    parser.add_argument("--seconds", type=int, default=1, help="per cell, whole seconds (ResNet-50: twice)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="runtime threads in every system (default %(default)s)")
     parser.add_argument("--cold-starts", type=int, default=3, help="starts of each system on the first model")

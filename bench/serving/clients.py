@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,7 @@ wrk.method = "POST"
 wrk.path = "{path}"
 local requests, at = {{}}, 0
 local function body(name) local f = io.open(name, "rb"); local b = f:read("*a"); f:close(); return b end
-{headers}
-{bodies}
+{load}
 function done(summary, latency, _)
   local e = summary.errors
   io.write(string.format(
@@ -32,10 +31,9 @@ function done(summary, latency, _)
     latency:percentile(50), latency:percentile(99)))
 end
 """
-_MANY = "for _, name in ipairs({{{names}}}) do requests[#requests + 1] = body(name) end\nlocal formatted = {{}}\n"
 _TURNS = """
-function init(_) for i, b in ipairs(requests) do formatted[i] = wrk.format(nil, nil, nil, b) end end
-function request() at = at % #formatted + 1; return formatted[at] end
+function init(_) for i, r in ipairs(requests) do requests[i] = wrk.format(nil, nil, r[2], body(r[1])) end end
+function request() at = at % #requests + 1; return requests[at] end
 """
 
 
@@ -85,14 +83,13 @@ def wrk(folder: Path, port: int, path: str, messages: Sequence[Message], connect
     for number, message in enumerate(messages):
         names.append(folder / f"body-{number}")
         names[-1].write_bytes(message.body)
-    headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in messages[0].headers.items())
     if len(messages) == 1:  # without a function of its own wrk sends prepared bytes: the fastest way
-        bodies = f'wrk.body = body("{names[0]}")'
+        load = f'wrk.headers = {_lua_table(messages[0].headers)}\nwrk.body = body("{names[0]}")'
     else:
-        _require_equal_headers(messages)
-        bodies = _MANY.format(names=", ".join(f'"{name}"' for name in names)) + _TURNS
+        pairs = zip(names, messages, strict=True)
+        load = "\n".join(f'requests[#requests + 1] = {{"{n}", {_lua_table(m.headers)}}}' for n, m in pairs) + _TURNS
     script = folder / "load.lua"
-    script.write_text(_LUA.format(path=path, headers=headers, bodies=bodies))
+    script.write_text(_LUA.format(path=path, load=load))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(script)]
     text, cores = _run([*command, f"http://127.0.0.1:{port}"])
     found = re.search(r"^RESULT (.*)$", text, re.MULTILINE)
@@ -103,9 +100,8 @@ def wrk(folder: Path, port: int, path: str, messages: Sequence[Message], connect
     return Load(rate, result.p50_us / 1e3, result.p99_us / 1e3, result.count, result.failed, cores)
 
 
-def _require_equal_headers(messages: Sequence[Message]) -> None:
-    if any(message.headers != messages[0].headers for message in messages):
-        raise ClientFailed("messages of one cell must have the same headers")
+def _lua_table(headers: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f'["{name}"] = "{value}"' for name, value in headers.items()) + "}"
 
 
 def h2load(
@@ -174,7 +170,7 @@ def cycles(folder: Path, port: int, path: str, messages: Sequence[Message], conn
     """Closed loop by whole cycles per connection, REST or (with an empty `path`) gRPC: see cycle_client.py."""
     for number, message in enumerate(messages):
         (folder / f"cycle-{number}").write_bytes(message.body)
-    headers = msgspec.json.encode(dict(messages[0].headers)).decode()
+    headers = msgspec.json.encode([dict(message.headers) for message in messages]).decode()
     command = [sys.executable, "-m", "bench.serving.cycle_client", str(folder), str(len(messages)), headers]
     text, cores = _run([*command, str(port), path, str(connections), f"{seconds:g}"])
     result = msgspec.json.decode(text.strip().splitlines()[-1], type=CycleResult)

@@ -22,8 +22,8 @@ import numpy as np
 from bench.serving.clients import CycleResult
 from bench.serving.messages import INFER
 
-_WARM_UP = 2
-_LEAST = 3
+_WARM_UP = 1
+_LEAST = 2
 
 
 class Connection:
@@ -53,13 +53,13 @@ class Connection:
         self.span_s = last - began
 
 
-def rest(port: int, path: str, bodies: list[bytes], headers: dict[str, str]) -> Callable[[int], bool]:
+def rest(port: int, path: str, bodies: list[bytes], headers: list[dict[str, str]]) -> Callable[[int], bool]:
     """Asks over one HTTP connection; False for any answer but 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def ask(number: int) -> bool:
         try:
-            connection.request("POST", path, bodies[number % len(bodies)], headers)
+            connection.request("POST", path, bodies[number % len(bodies)], headers[number % len(bodies)])
             response = connection.getresponse()
             response.read()
         except (OSError, http.client.HTTPException):
@@ -91,7 +91,7 @@ def rpc(port: int, bodies: list[bytes]) -> Callable[[int], bool]:
 def main() -> None:
     folder, count, headers, port, path, connections, seconds = sys.argv[1:]
     bodies = [(Path(folder) / f"cycle-{i}").read_bytes() for i in range(int(count))]
-    given = msgspec.json.decode(headers, type=dict[str, str])
+    given = msgspec.json.decode(headers, type=list[dict[str, str]])
     end = time.perf_counter() + float(seconds)
     all_ = [
         Connection(rest(int(port), path, bodies, given) if path else rpc(int(port), bodies), end)

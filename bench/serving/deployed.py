@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Deployed:
     launch: Launch
     server: Server
     folder: Path
+    scratch: Path
     http_port: int
     grpc_port: int
     cold_start_s: float = 0.0
@@ -65,24 +67,42 @@ class Deployed:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
+        scratch = Path(tempfile.mkdtemp(prefix="bench-"))
         ports = free_ports(7)
         max_batch = workload.model.max_batch if batching else 1
         deployment = Deployment(
-            workload.model, workload.file, max_batch, threads, folder, python, ports[0], ports[1], tuple(ports[2:])
+            workload.model,
+            workload.file,
+            max_batch,
+            threads,
+            folder,
+            scratch,
+            python,
+            ports[0],
+            ports[1],
+            tuple(ports[2:]),
         )
-        launch = system.launch(deployment)
-        server = Server(launch.commands, launch.env, folder)
-        deployed = cls(system, workload, launch, server, folder, ports[0], ports[1])
+        try:
+            launch = system.launch(deployment)
+            server = Server(launch.commands, launch.env, folder)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        deployed = cls(system, workload, launch, server, folder, scratch, ports[0], ports[1])
         try:
             deployed._await()
         except BaseException:
-            server.end()
+            deployed.end()
             raise
         return deployed
 
     def end(self) -> None:
-        """End its processes."""
+        """End its processes, remove what they left outside their folder."""
         self.server.end()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.launch.shared_memory:
+            for path in Path("/dev/shm").glob(f"{self.launch.shared_memory}*"):
+                path.unlink(missing_ok=True)
 
     def check(self, protocol: Protocol) -> None:
         """Every message answered once, with the in-process runtime's values. Raises WrongAnswer or OSError."""

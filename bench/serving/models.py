@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +164,8 @@ def _encoder_layer(width: int, heads: int) -> Any:
 def _export(net: Any, example: tuple[Any, ...], names: list[str], shapes: list[dict[int, str]], path: Path) -> None:
     import torch
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # one line per operator of packages that are not installed
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     torch.onnx.export(
         net.eval(),
         example,

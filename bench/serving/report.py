@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -96,12 +97,12 @@ def _resources(servers: Sequence[ServerResult], cells: Sequence[CellResult]) -> 
     for server in servers:
         line = Line(server.system, server.batching, JSON)
         used = [median(c, lambda t: t.server_core_us) for c in cells if line_of(c) == line and c.timings]
-        starts = sorted(server.cold_starts_s)
+        starts = server.cold_starts_s
         rows.append(
             [
                 SYSTEMS[server.system].title,
                 _batching(line),
-                f"{starts[len(starts) // 2]:.2f}" + (f" (of {len(starts)})" if len(starts) > 1 else ""),
+                f"{statistics.median(starts):.2f}" + (f" (of {len(starts)})" if len(starts) > 1 else ""),
                 f"{server.rss_bytes / 2**20:.0f}",
                 f"{server.pss_bytes / 2**20:.0f}",
                 _n(min((u for u in used if u is not None), default=None)),

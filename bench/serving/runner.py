@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -98,6 +99,7 @@ def workload_of(model: Model, cache: Path) -> Workload:
 def run(options: Options, results: Results) -> None:
     """Fill `results`; what was measured before an interruption stays in it."""
     started = time.monotonic()
+    _remove_old_work(options.cache / "work")
     try:
         for number, name in enumerate(options.models):
             cold_starts = options.cold_starts if number == 0 else 1
@@ -209,6 +211,13 @@ def _one(
         _say(f"{cell.model}: {cell.line.system} {protocol} at {cell.connections}: {result.reason}")
     finally:
         deployed.server.freeze()
+
+
+def _remove_old_work(folder: Path) -> None:
+    """Logs and configurations of runs whose process is gone."""
+    for old in folder.glob("[0-9]*"):
+        if not Path(f"/proc/{old.name}").exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _variant(batching: bool | None) -> str:

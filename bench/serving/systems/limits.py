@@ -36,7 +36,7 @@ def _floor(deployment: Deployment) -> Launch:
     return Launch([[sys.executable, str(PEERS / "floor.py"), str(deployment.http_port)]], {}, "/")
 
 
-_SMALL = frozenset({"mlp", "cnn"})
+_SMALL = frozenset({"mlp"})
 SYSTEMS = (
     System(
         "nginx", "nginx, constant", _nginx, protocols=(JSON, BINARY, GRPC), batches=False, limit=True, models=_SMALL

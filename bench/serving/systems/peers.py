@@ -72,14 +72,13 @@ def _torchserve(deployment: Deployment) -> Launch:
     ]
     lines += [f"model_store={store}", f"load_models={name}.mar", "disable_token_authorization=true"]
     lines += ["max_request_size=67108864", "max_response_size=67108864", "disable_system_metrics=true"]
-    lines += [f"initial_worker_port={deployment.spare_ports[4]}"]
+    lines += [f"initial_worker_port={deployment.spare_ports[4]}", f"vmargs=-Djava.io.tmpdir={deployment.scratch}"]
     lines += [f"models={json.dumps({name: {'1.0': worker}})}", "install_py_dep_per_model=false"]
     config = deployment.folder / "config.properties"
     config.write_text("\n".join(lines) + "\n")
     command = [str(tools / "torchserve"), "--start", "--foreground", "--ncs", "--ts-config", str(config)]
     logs = str(deployment.folder / "logs")
     env = deployment.env() | {"PATH": first_on_path(tools), "LOG_LOCATION": logs, "METRICS_LOCATION": logs}
-    env["TMPDIR"] = str(deployment.folder)  # its pid file lies there: one per server, not one per machine
     return Launch([command], env, f"/predictions/{name}")
 
 

@@ -24,13 +24,17 @@ class JsonForm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One model to be served by one system: what its launch may use. `max_batch` 1: dynamic batching is off."""
+    """One model to be served by one system: what its launch may use. `max_batch` 1: dynamic batching is off.
+
+    `scratch` is the server's TMPDIR, with a short path: sockets lie in it, and their paths are limited.
+    """
 
     model: Model
     file: Path
     max_batch: int
     threads: int
     folder: Path
+    scratch: Path
     python: str
     http_port: int
     grpc_port: int
@@ -47,6 +51,7 @@ class Deployment:
             "BENCH_GRPC_PORT": str(self.grpc_port),
             "BENCH_PEERS": str(PEERS),
             "PYTHONPATH": str(PEERS),
+            "TMPDIR": str(self.scratch),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": str(self.threads),
@@ -64,12 +69,17 @@ def first_on_path(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Processes to start, and where requests go. `ready` files must exist before the server counts as up."""
+    """Processes to start, and where requests go.
+
+    `ready` files must exist before the server counts as up. `shared_memory`: how the names of its shared memory begin;
+    what is left of it when the server has ended is removed.
+    """
 
     commands: Sequence[Sequence[str]]
     env: Mapping[str, str]
     path: str
     ready: tuple[Path, ...] = ()
+    shared_memory: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,12 @@ def _launch(deployment: Deployment) -> Launch:
     command += [f"--backend-directory={backends}", f"--http-port={deployment.http_port}", "--allow-metrics=true"]
     command += [f"--grpc-port={deployment.grpc_port}", f"--metrics-port={deployment.spare_ports[0]}"]
     command += ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"]
-    command += [f"--backend-config=python,shm-region-prefix-name=bench{deployment.http_port}"]
+    region = f"bench-triton-{deployment.http_port}-"
+    command += [f"--backend-config=python,shm-region-prefix-name={region}"]
     # the backend's Python ignores PYTHONPATH: it finds its packages by the environment whose python is first on PATH
     env = deployment.env() | {"LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs")}
     env["PATH"] = first_on_path(Path(deployment.python).parent)
-    return Launch([command], env, f"/v2/models/{deployment.model.name}/infer")
+    return Launch([command], env, f"/v2/models/{deployment.model.name}/infer", shared_memory=region)
 
 
 SYSTEMS = (
