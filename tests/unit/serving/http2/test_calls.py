@@ -15,7 +15,6 @@ from modelyard.serving.grpc.http2.answers import Status, trailers
 from modelyard.serving.grpc.http2.frames import Code
 from tests.unit.serving.http2.wire import MAX_BODY, Client, data, grpc_message, headers
 
-
 BEGUN = {":status": "200", "content-type": "application/grpc"}
 
 
