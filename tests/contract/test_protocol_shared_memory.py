@@ -160,6 +160,19 @@ def test_places_outside_a_region_or_of_the_wrong_size(client, region, size, offs
         client.infer("vector", [at(client, "x", (2, 4), "FP32", name, size, offset)])
 
 
+def test_a_tensor_beyond_the_limit_of_bodies_is_refused(tmp_path, region):
+    name, key, _ = region(8192)
+    with (
+        replica(tmp_path, scripted("echo"), max_body_bytes=4096) as server,
+        triton_http.InferenceServerClient(server.address) as client,
+    ):
+        client.module = triton_http
+        client.register_system_shared_memory(name, key, 8192)
+        with pytest.raises(InferenceServerException, match="exceeds the limit of 4096"):
+            client.infer("m", [at(client, "x", (257, 4), "FP32", name, 4112)])
+        client.infer("m", [at(client, "x", (256, 4), "FP32", name, 4096)])
+
+
 def test_an_output_that_does_not_fit_its_place_is_an_error_and_writes_nothing(client, region):
     name, key, handle = region(64)
     shm.set_shared_memory_region(handle, [np.full(16, 7, np.float32)])

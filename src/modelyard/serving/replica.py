@@ -69,6 +69,7 @@ class Replica:
         self.plane.recorder = Recorder(self.plane.tracer)
         self.plane.triton_metrics = spec.triton_metrics
         self.plane.regions.refusal = refusal_of(spec.host, spec.shared_memory)
+        self.plane.regions.most_bytes = spec.max_body_bytes
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grpc: Front | None = None

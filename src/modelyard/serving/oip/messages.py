@@ -118,7 +118,7 @@ def decode(interface: Interface, request: Any, regions: Regions | None = None) -
                     f"'{item.name}' for model '{interface.name}'"
                 )
             data = next(rest)
-            tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, data, 0, len(data)))
+            tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, data, 0, len(data), copy=False))
         else:
             tensors.append(_typed(interface, item, given.contents))
     return plan, ordered(plan, tensors)

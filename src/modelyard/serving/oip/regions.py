@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.domain.errors import Conflict, InvalidInput, NotFound, Unsupported
+from modelyard.serving.faults import TooLarge
 
 DIRECTORY: Final = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is on Linux
 MOST_REGIONS: Final = 1024
@@ -109,11 +110,13 @@ def refusal_of(host: str, wanted: bool | None) -> str:
 class Regions:
     """The regions that clients registered with a replica. Event-loop thread only; slices are for any thread.
 
-    `refusal` says why clients may register none, where that is so.
+    `refusal` says why clients may register none, where that is so. `most_bytes` bounds one tensor, as the body of a
+    request is bounded: what is read for a request takes memory, and time of the event loop.
     """
 
     def __init__(self, refusal: str = "", directory: Path = DIRECTORY) -> None:
         self.refusal = refusal
+        self.most_bytes = 64 * 1024 * 1024
         self._directory = directory
         self._regions: dict[str, Region] = {}
 
@@ -186,10 +189,15 @@ class Regions:
         return [RegionStatus(r.name, r.key, r.offset, r.byte_size) for r in chosen]
 
     def slice(self, name: str, offset: int, size: int) -> RegionSlice:
-        """A tensor's place. Raises NotFound, InvalidInput where it is outside the region."""
+        """A tensor's place. Raises NotFound, InvalidInput where it is outside the region, TooLarge."""
         region = self._regions.get(name)
         if region is None:
             raise NotFound(f"Unable to find shared memory region: '{name}'")
         if offset < 0 or size < 0 or offset + size > region.byte_size:
             raise InvalidInput(f"Invalid offset + byte size for shared memory region: '{name}'")
+        if size > self.most_bytes:
+            raise TooLarge(
+                f"a tensor of {size} bytes in shared memory region '{name}' exceeds the limit of {self.most_bytes}",
+                hint="send fewer rows per request",
+            )
         return RegionSlice(region, offset, size)

@@ -182,7 +182,7 @@ def _mixed_tensors(plan: Plan, head: InferHead, start: int, body: Body) -> tuple
         elif item.size < 0:
             tensors.append(wire.from_json(item.name, item.datatype, item.shape, given.data))
         else:
-            tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, body, start, item.size))
+            tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, body, start, item.size, copy=False))
             start += item.size
     return ordered(plan, tensors)
 
@@ -196,7 +196,7 @@ def _binary_tensors(plan: Plan, start: int, body: Body) -> tuple[Tensor, ...]:
             return (np.frombuffer(body, item.dtype, item.count, start).reshape(item.shape),)
     tensors: list[Tensor] = []
     for item in plan.inputs:
-        tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, body, start, item.size))
+        tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, body, start, item.size, copy=False))
         start += item.size
     return ordered(plan, tensors)
 

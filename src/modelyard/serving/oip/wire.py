@@ -1,7 +1,7 @@
 """Tensors on the wire: JSON values and little-endian bytes to numpy and back, with the protocol's checks.
 
-Decoders return arrays that the caller owns (writable, aligned): a view into the request's body is neither, and
-runtimes and pre-processing steps may rely on both.
+Unless told otherwise, decoders return arrays that the caller owns (writable, aligned): a view into the request's body
+is neither, and runtimes and pre-processing steps may rely on both.
 """
 
 from __future__ import annotations
@@ -122,9 +122,19 @@ def object_array(values: list[bytes]) -> Tensor:
 
 
 def from_bytes(
-    name: str, datatype: str, shape: tuple[int, ...], body: bytes | bytearray | memoryview, start: int, size: int
+    name: str,
+    datatype: str,
+    shape: tuple[int, ...],
+    body: bytes | bytearray | memoryview,
+    start: int,
+    size: int,
+    *,
+    copy: bool = True,
 ) -> Tensor:
-    """Make a tensor of `size` bytes of `body` from `start`: raw little-endian, or length-prefixed for BYTES."""
+    """Make a tensor of `size` bytes of `body` from `start`: raw little-endian, or length-prefixed for BYTES.
+
+    Without `copy` it may be a view of `body`, read-only and not aligned: executors copy such where a runtime needs it.
+    """
     count = elements(name, shape)
     if datatype == "BYTES":
         return _byte_strings(name, count, memoryview(body)[start : start + size]).reshape(shape)
@@ -134,7 +144,8 @@ def from_bytes(
         )
     if datatype == BF16:
         return from_bf16(np.frombuffer(body, np.uint16, count, start)).reshape(shape)
-    return np.frombuffer(body, NUMPY[datatype], count, start).reshape(shape).copy()
+    view = np.frombuffer(body, NUMPY[datatype], count, start).reshape(shape)
+    return view.copy() if copy else view
 
 
 def _byte_strings(name: str, count: int, view: memoryview) -> Tensor:
