@@ -9,13 +9,13 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 _MARK = "MODELYARD_BENCH_SERVER"
-_END_S = 8.0
+_END_S, _LEAVE_S = 8.0, 1.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -120,15 +120,34 @@ class Server:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, deadline - time.monotonic()))
         left = {p.pid: p for p in [*known, *self.processes()]}
-        _, alive = psutil.wait_procs(list(left.values()), timeout=0.5)
+        alive = _still(left.values(), _LEAVE_S)
         self._tell(alive, signal.SIGKILL)
         for child in self._children:
             child.wait()
+        _still(alive, _LEAVE_S)
 
     def _tell(self, processes: Sequence[psutil.Process], number: signal.Signals) -> None:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
+
+
+def _still(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that run after at most `timeout_s`; what waits to be reaped does not run."""
+    deadline = time.monotonic() + timeout_s
+    left = list(processes)
+    while left := [process for process in left if _runs(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _read(process: psutil.Process, figure: Callable[[psutil.Process], float]) -> float:
