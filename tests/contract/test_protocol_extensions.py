@@ -46,6 +46,7 @@ def server(tmp_path_factory, gate):
     models = (
         replace(scripted("echo", SCORES, name="scores"), classes=("cat", "dog", "eel", "fox")),
         scripted("echo", SCORES, name="bare"),
+        scripted("echo", SCORES, name="named", classes='["ant", "bee", "cow", "doe"]'),
         scripted("echo", FIXED, name="fixed"),
         scripted("echo", WORDS, name="words"),
         scripted("echo", HALF, name="half"),
@@ -118,6 +119,12 @@ def test_more_classes_than_there_are_gives_all_and_labels_are_optional(rest):
     wanted = triton_http.InferRequestedOutput("y", class_count=100)
     got = rest.infer("bare", [given(triton_http, ROWS[:1], "FP32")], outputs=[wanted]).as_numpy("y")
     assert got.tolist() == [[b"3.000000:2", b"2.000000:3", b"0.250000:0", b"-1.000000:1"]]
+
+
+def test_labels_may_come_with_the_models_files(rest):
+    wanted = triton_http.InferRequestedOutput("y", class_count=1)
+    got = rest.infer("named", [given(triton_http, ROWS, "FP32")], outputs=[wanted]).as_numpy("y")
+    assert got.tolist() == [[b"3.000000:2:cow"], [b"7.000000:3:doe"]]
 
 
 def test_nan_is_the_worst_class(rest):

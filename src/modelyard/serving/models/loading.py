@@ -11,10 +11,12 @@ from typing import Final
 
 import numpy as np
 
+from modelyard.domain.artifacts import LocalArtifact
 from modelyard.domain.batching import LatencyModel, RowCost
 from modelyard.domain.errors import BackendFailed, ModelyardError
 from modelyard.domain.services import ServedModel
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
+from modelyard.runtimes.tabular import class_labels
 from modelyard.serving.instances.process import Run
 from modelyard.serving.instances.service import Instances, Loadable, ModelInstances
 from modelyard.serving.oip.plan import Interface
@@ -71,8 +73,14 @@ def load(served: ServedModel, instances: Instances) -> Loaded:
             instance.close()
 
     model = Runnable(inner, made[0].run, close, pre, post, tuple(made), renew)
-    interface = Interface(served.name, served.version, outer, served.classes)
+    interface = Interface(served.name, served.version, outer, served.classes or _classes_of(served.artifact))
     return Loaded(served, interface, model, cost, perf_counter() - started, lambda: copies.unavailable)
+
+
+def _classes_of(artifact: LocalArtifact) -> tuple[str, ...]:
+    """The class names that came with the model's files."""
+    found = class_labels(artifact)
+    return () if found is None else tuple(str(name) for name in found.tolist())
 
 
 def _warm(served: ServedModel, copies: ModelInstances, instance: Loadable, cost: LatencyModel) -> None:
