@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from modelyard.domain.batching import Arrivals, LatencyModel, Refusal, most_rows, waiting_pays
 from modelyard.domain.configuration import Batching, QueuePolicy
@@ -48,8 +47,7 @@ class Waiting(Protocol):
 T = TypeVar("T", bound=Waiting)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """Not admitted, and why; trying again in `retry_after_s` may work."""
 
     refusal: Refusal

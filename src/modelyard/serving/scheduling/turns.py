@@ -53,7 +53,7 @@ class Turns:
         """Take part no more."""
         self.share.forgo(flow)
         self._owners.pop(flow, None)
-        self._ready = [taker for taker in self._ready if taker.flow is not flow]
+        self._ready[:] = [taker for taker in self._ready if taker.flow is not flow]
         self.dispatch()
 
     def arm(self, taker: TurnTaker) -> None:
@@ -70,25 +70,21 @@ class Turns:
             self.share.forgo(flow)  # a no-op where the turn took the seat
 
     def _tick(self) -> None:
-        self._scheduled = False
-        ready = self._ready
+        ready, share = self._ready, self.share
         if len(ready) == 1:
+            self._scheduled = False
             ready.pop().turn()
             return
-        self._ready = []
-        share = self.share
-        ready.sort(key=lambda taker: share.tag(taker.flow))
         until = perf_counter() + _LOOP_SHARE_S
-        for i, taker in enumerate(ready):
+        while len(ready) > 1 and perf_counter() < until:
+            taker = min(ready, key=lambda taker: share.tag(taker.flow))
+            ready.remove(taker)
             try:
                 taker.turn()
             except Exception:  # noqa: BLE001 - the other models' turns must not be lost
                 _log.exception("a turn failed")
-            if perf_counter() > until and i + 1 < len(ready):
-                self._ready = ready[i + 1 :] + self._ready
-                break
-        if self._ready and not self._scheduled:
-            self._scheduled = True
+        self._scheduled = bool(ready)
+        if ready:  # the last one too: what arrived meanwhile goes into its batch
             self._loop.call_soon(self._tick)
 
 

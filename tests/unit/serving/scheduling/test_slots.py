@@ -86,28 +86,28 @@ def test_a_cheap_model_is_not_behind_a_dear_one():
     drive(scenario)
 
 
-def test_models_on_the_loop_take_turns_by_weight():
+class Taker:
+    """Always has work that costs the same."""
+
+    def __init__(self, turns, name, weight, order, most):
+        self.turns, self.name, self.order, self.most = turns, name, order, most
+        self.flow = turns.join(self, weight, 1)
+        turns.arm(self)
+
+    def turn(self):
+        self.order.append(self.name)
+        self.turns.share.charge(self.flow, 0.0005)
+        if len(self.order) < self.most:
+            self.turns.arm(self)
+
+
+def test_models_on_the_loop_take_turns_by_weight_where_they_compete():
     async def scenario():
         turns, order = Turns(), []
-
-        def model(name):
-            def run(x):
-                order.append(name)
-                for _ in range(3000):
-                    pass
-                return x
-
-            return run
-
-        light = Bench(model("light"), batching=Batching(1), turns=turns, dear=1e-5, allotment=Allotment(weight=1.0))
-        heavy = Bench(model("heavy"), batching=Batching(1), turns=turns, dear=1e-5, allotment=Allotment(weight=9.0))
-        for bench in (light, heavy):
-            bench.executor.scheduler.policy = QueuePolicy()
-        futures = [bench.submit(rows(1)) for _ in range(40) for bench in (light, heavy)]
-        await asyncio.gather(*futures)
-        assert sorted(order) == ["heavy"] * 40 + ["light"] * 40
-        light.close()
-        heavy.close()
+        Taker(turns, "light", 1.0, order, 400)
+        Taker(turns, "heavy", 3.0, order, 400)
+        await until(lambda: len(order) >= 400)
+        assert order.count("heavy") == pytest.approx(300, abs=3)
 
     drive(scenario)
 
