@@ -139,7 +139,7 @@ class _Observed(Work):
         """Answer, then offer the copy."""
         self._work.reply(outputs, start, stop)
         batched = self.plan.interface.batched
-        kept = [o[start:stop].copy() if batched else o for o in outputs]
+        kept = [o[start:stop] if batched else o for o in outputs]
         self._shadow.offer(Copy(self._work, self._given, kept, self._shadow))
 
     def fail(self, error: ModelyardError) -> None:
