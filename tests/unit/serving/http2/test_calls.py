@@ -8,12 +8,13 @@ import zlib
 from time import perf_counter
 
 import pytest
+from hpack import Encoder
 
 from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
 from modelyard.serving.grpc.http2 import frames, limits
 from modelyard.serving.grpc.http2.answers import Status, trailers
 from modelyard.serving.grpc.http2.frames import Code
-from tests.unit.serving.http2.wire import MAX_BODY, Client, data, grpc_message, headers
+from tests.unit.serving.http2.wire import MAX_BODY, Client, Transport, data, grpc_message, headers
 
 BEGUN = {":status": "200", "content-type": "application/grpc"}
 
@@ -490,5 +491,55 @@ def test_only_the_requests_own_mistakes_count_as_bad():
         client.executor.works[0].fail(InvalidInput("the model says so"))
         assert client.status(1) == Status.INVALID_ARGUMENT
         assert client.plane.bad_requests == 0
+
+    on(run)
+
+
+def test_too_many_connections_are_told_and_many_more_are_cut():
+    async def run(client):
+        client.front.max_connections = 1
+        others = []
+        for _ in range(70):
+            transport = Transport()
+            client.front.connection().connection_made(transport)
+            others.append(transport)
+        assert all(frames.goaway(0, Code.ENHANCE_YOUR_CALM, "too many connections") in t.sent for t in others)
+        assert [t.aborted for t in others] == [i >= 64 for i in range(70)]
+        client.send(client.request(1))
+        assert len(client.executor.works) == 1, "the first is served"
+
+    on(run)
+
+
+def test_requests_being_received_are_bounded_over_all_connections(monkeypatch):
+    async def run(client):
+        monkeypatch.setattr(limits, "MAX_PARTIAL_BYTES", 100_000)
+        client.send(client.head(1) + data(1, grpc_message(bytes(90_000))[:60_000]))
+        client.front.partial += 50_000  # another connection's
+        client.send(client.head(3) + data(3, grpc_message(b"x")[:3]))
+        assert client.status(3) == Status.RESOURCE_EXHAUSTED
+        client.send(frames.rst_stream(1, Code.CANCEL))
+        assert client.front.partial == 50_000
+
+    on(run)
+
+
+def test_answers_that_wait_are_bounded_over_all_connections(monkeypatch):
+    """Those that are stuck longest go first, and no more than needed."""
+
+    async def run(client):
+        stuck = []
+        for _ in range(3):
+            connection, transport = client.front.connection(), Transport()
+            connection.connection_made(transport)
+            connection.data_received(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+            client.encoder = Encoder()
+            connection.data_received(client.request(1))
+            client.executor.works[-1].reply([bytes(1000)], 0, 1)
+            stuck.append(transport)
+        monkeypatch.setattr(limits, "MAX_UNSENT_BYTES", 2500)
+        client.front.sweep(perf_counter())
+        assert [t.aborted for t in stuck] == [True, False, False]
+        assert not client.transport.aborted
 
     on(run)

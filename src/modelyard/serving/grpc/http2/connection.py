@@ -28,6 +28,8 @@ _KEEPALIVE_PING: Final = b"keepaliv"
 _RESET_KEPT: Final = 256
 """Streams we reset whose late frames are expected, and ignored."""
 _UNKNOWN: Final = -1
+_REFUSED_KEPT: Final = 64
+"""Connections beyond the most that are told so; further ones are only cut."""
 
 
 class Connection(Framing):
@@ -50,7 +52,12 @@ class Connection(Framing):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection."""
         super().connection_made(transport)
-        self.front.connections.add(self)
+        front = self.front
+        front.connections.add(self)
+        if len(front.connections) > front.max_connections:
+            self.die(Code.ENHANCE_YOUR_CALM, "too many connections")
+            if len(front.connections) > front.max_connections + _REFUSED_KEPT:
+                self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         """The client left: what it still waits for need not run."""
@@ -158,14 +165,14 @@ class Connection(Framing):
         if buffer is None:
             buffer = stream.buffer = bytearray()
         buffer += part
-        self._partial += len(part)
+        self._count_partial(len(part))
         size = prefix.unpack_from(buffer)[1] if len(buffer) >= PREFIX_BYTES else 0
         if size > limit:
             self.reject(stream, too_large(size, limit))
         elif len(buffer) > size + PREFIX_BYTES:
             self.refuse(stream, Status.INTERNAL, "a unary request must be exactly one message")
-        elif self._partial > 2 * limit + PREFIX_BYTES:
-            text = "the connection's requests under way exceed what is held for one connection"
+        elif self._partial > 2 * limit + PREFIX_BYTES or self.front.partial > limits.MAX_PARTIAL_BYTES:
+            text = "the requests that are being received take too much memory"
             self.refuse(stream, Status.RESOURCE_EXHAUSTED, text)
         else:
             return True
@@ -192,7 +199,7 @@ class Connection(Framing):
         stream.ended = True
         buffer, stream.buffer = stream.buffer, None
         if buffer is not None:
-            self._partial -= len(buffer)
+            self._count_partial(-len(buffer))
         if stream.head.content_length not in (stream.received, _UNKNOWN):
             self.reset(stream.id, Code.PROTOCOL_ERROR)
         elif stream.inbox is not None:
@@ -292,8 +299,12 @@ class Connection(Framing):
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         if stream.buffer is not None:
-            self._partial -= len(stream.buffer)
+            self._count_partial(-len(stream.buffer))
             stream.buffer = None
+
+    def _count_partial(self, size: int) -> None:
+        self._partial += size
+        self.front.partial += size
 
     # --- ends
 

@@ -14,6 +14,7 @@ from modelyard.serving.grpc.fronts import reload_logged
 from modelyard.serving.grpc.http2 import limits
 from modelyard.serving.grpc.http2.connection import Connection
 from modelyard.serving.grpc.ports import Methods
+from modelyard.serving.http.limits import connections_possible
 from modelyard.serving.http.tls import ServerTls
 from modelyard.serving.models.dataplane import DataPlane
 
@@ -29,6 +30,10 @@ class Http2Front:
         self.pool = pool
         self.max_body_bytes = max_body_bytes
         self.connections: set[Connection] = set()
+        self.max_connections = max(connections_possible() // 3, 1)
+        """A quarter of the descriptors; three quarters are HTTP's."""
+        self.partial = 0
+        """Bytes of requests that are being received."""
         self.loop = asyncio.get_running_loop()
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -70,8 +75,19 @@ class Http2Front:
 
     def sweep(self, now: float) -> None:
         """Enforce the deadlines of all connections. Call about every second (more while draining)."""
+        unsent = 0
         for connection in list(self.connections):
             connection.sweep(now)
+            unsent += connection.out.held
+        if unsent > limits.MAX_UNSENT_BYTES:
+            self._cut_slow_readers(unsent)
+
+    def _cut_slow_readers(self, unsent: int) -> None:
+        for connection in sorted((c for c in self.connections if c.out.held), key=lambda c: c.out.progress):
+            if unsent <= limits.MAX_UNSENT_BYTES:
+                return
+            unsent -= connection.out.held
+            connection.abort()
 
     async def stop(self, grace: float) -> None:
         """Take no more connections, let open calls end for `grace` seconds, then cut what is left."""

@@ -19,6 +19,10 @@ STREAM_WINDOW: Final = 1024 * 1024
 CONNECTION_WINDOW: Final = 8 * 1024 * 1024
 MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 """Answers held for a client that does not read; with more, its new streams are refused."""
+MAX_PARTIAL_BYTES: Final = 1024 * 1024 * 1024
+"""Requests that are being received, over all connections; beyond it they are refused."""
+MAX_UNSENT_BYTES: Final = 256 * 1024 * 1024
+"""Answers that wait, over all connections; beyond it, the connections that are stuck longest are closed."""
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 """Bytes in the transport above which nothing more is read from the client."""
 
