@@ -145,15 +145,18 @@ def looping(folder: Path, name: str = "loop", **more: object) -> ServedModel:
 
 
 def signalled(
-    folder: Path, number: signal.Signals, times: int, seconds: float
+    folder: Path, number: signal.Signals, times: int, seconds: float, rate: float | None = None
 ) -> tuple[Seen, list[float], list[float]]:
-    """Send a signal to a replica of two again and again; what callers saw, exit and replacement times."""
+    """Send a signal to a replica of two again and again; what callers saw, exit and replacement times.
+
+    `rate`: requests per second; None for 70 % of the capacity, measured for `seconds`.
+    """
     choice = random.Random(1)
     gone: list[float] = []
     replaced: list[float] = []
     with service(folder, 2, looping(folder)) as (engine, endpoint):
         load = Load(endpoint, "loop", FEW, RETRIES)
-        rate = 0.7 * load.capacity(seconds)
+        rate = rate or 0.7 * load.capacity(seconds)
         with load.at(rate) as seen:
             for _ in range(times):
                 victim = choice.choice(ready(engine, 2))

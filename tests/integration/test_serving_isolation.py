@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench import faults
 from modelyard.domain.configuration import QueuePolicy
 from modelyard.domain.services import Isolation
 from modelyard.domain.versions import StepSpec
@@ -210,3 +211,12 @@ def test_a_step_that_hangs_costs_its_own_request_and_a_thread(tmp_path, phase):
         until(lambda: works(server), "the model answers", 30)
         server.terminate()
         assert server.process.wait(20) == 0  # hung threads keep nothing from ending
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_callers_who_retry_see_no_failure_while_replicas_are_killed_and_ended_under_load(tmp_path, number):
+    """The rows T10 and T21 in short: `python -m bench.faults` has fifty of each."""
+    seen, _, replaced = faults.signalled(tmp_path, number, times=3, seconds=0.0, rate=40.0)
+    assert seen.errors == []
+    assert seen.requests > 20
+    assert len(replaced) == 3

@@ -48,7 +48,8 @@ class Life:
     def __init__(self, spec: ChildSpec, memory_limit_bytes: int | None) -> None:
         self.name = f"{spec.name}:{spec.version}"
         self._spec = spec
-        self._limit = memory_limit_bytes
+        self.limit_bytes = memory_limit_bytes
+        self.loaded_bytes = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._link, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
@@ -94,8 +95,9 @@ class Life:
             self.kill("it failed to start")
             self.wait()
             raise
-        if self._limit is not None:
-            bound(process.pid, self._limit)
+        self.loaded_bytes = resident_bytes(process.pid)
+        if self.limit_bytes is not None:
+            bound(process.pid, self.limit_bytes)
         return found
 
     def _greet(self, process: subprocess.Popen[bytes]) -> Description:
@@ -227,15 +229,6 @@ class Life:
     def close(self) -> None:
         """Give back the socket, once the process is gone and nothing runs on it."""
         self._link.close()
-
-    def check_memory(self) -> None:
-        """At every tick of the watchdog: end a process that is larger than it may be."""
-        process, limit = self._process, self._limit
-        if process is None or limit is None:
-            return
-        used = resident_bytes(process.pid)
-        if used > limit:
-            self.kill(f"out of memory: it used {used >> 20} MiB and may use {limit >> 20}")
 
     @property
     def pid(self) -> int:

@@ -13,8 +13,8 @@ from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.serving.instances.frames import ChildSpec, Description
 from modelyard.serving.instances.life import Life
+from modelyard.serving.instances.memory import MemoryWatch
 from modelyard.serving.instances.restarts import RestartBudget
-from modelyard.serving.instances.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -61,18 +61,15 @@ class ProcessInstance:
         self,
         spec: ChildSpec,
         budget: SharedBudget,
-        watchdog: Watchdog,
-        memory_limit_bytes: Callable[[], int | None] = lambda: None,
+        memory: MemoryWatch,
+        memory_limit_bytes: int | None = None,
         start_limit_s: float = START_LIMIT_S,
     ) -> None:
-        """Start the process and load the model; blocking. Raises ModelyardError where that fails.
-
-        `memory_limit_bytes` is asked before each start: what the process may use.
-        """
+        """Start the process and load the model; blocking. Raises ModelyardError where that fails."""
         self._spec = spec
         self._name = f"{spec.name}:{spec.version}"
         self._budget = budget
-        self._watchdog = watchdog
+        self._memory = memory
         self._limit = memory_limit_bytes
         self._start_limit_s = start_limit_s
         self._life: Life | None = None
@@ -142,7 +139,7 @@ class ProcessInstance:
 
     def _keep(self, first: Future[Description]) -> None:
         while not self._closed:
-            life = Life(self._spec, self._limit())
+            life = Life(self._spec, self._memory.limit_bytes(self._limit))
             try:
                 found = life.start(self._start_limit_s, self._warmer())
             except Exception as error:  # noqa: BLE001 - of the first start to who wants the instance; of later ones to the log
@@ -173,9 +170,9 @@ class ProcessInstance:
             _log.info("model %s runs again, as process %d", self._name, life.pid)
         if self._closed:  # while it started
             life.kill("the model was unloaded")
-        self._watchdog.watch(life.check_memory)
+        self._memory.watch(life)
         why = life.wait()
-        self._watchdog.forget(life.check_memory)
+        self._memory.forget(life)
         with self._changed:
             self._life = None
         if not self._closed:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from threading import get_ident
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from modelyard.domain.errors import Unsupported
 from modelyard.domain.services import Isolation, ServedModel
@@ -14,7 +14,7 @@ from modelyard.runtimes.ports import Containment, Runtime, RuntimeOptions, conta
 from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.instances.frames import ChildSpec
 from modelyard.serving.instances.local import LocalInstance
-from modelyard.serving.instances.memory import resident_bytes
+from modelyard.serving.instances.memory import MemoryWatch
 from modelyard.serving.instances.process import ProcessInstance, SharedBudget, WarmUp
 from modelyard.serving.instances.restarts import RestartBudget
 from modelyard.serving.instances.watchdog import Watchdog
@@ -23,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 Loadable: TypeAlias = LocalInstance | ProcessInstance
 """An instance that knows its model's `signature`."""
-_SHARE: Final = 0.9
-"""Of the replica's memory limit, what it and its models' processes may use: at the limit the engine ends them all."""
 
 
 class Instances:
@@ -32,15 +30,15 @@ class Instances:
 
     def __init__(self, runtimes: Runtimes, memory_limit_bytes: int | None = None) -> None:
         self._runtimes = runtimes
-        self._limit = memory_limit_bytes
         self._watchdog = Watchdog()
+        self._memory = MemoryWatch(self._watchdog, memory_limit_bytes)
         self._loop_thread = get_ident()
 
     def model(self, served: ServedModel) -> ModelInstances:
         """What makes the instances of one model version. Raises Unsupported for an unknown runtime."""
         runtime = self._runtimes.get(served.runtime)
         isolation = choose(served, runtime)
-        return ModelInstances(served, runtime, isolation, self._watchdog, self._loop_thread, self._limit)
+        return ModelInstances(served, runtime, isolation, self._watchdog, self._loop_thread, self._memory)
 
 
 class ModelInstances:
@@ -53,14 +51,14 @@ class ModelInstances:
         isolation: Isolation,
         watchdog: Watchdog,
         loop_thread: int,
-        memory_limit_bytes: int | None,
+        memory: MemoryWatch,
     ) -> None:
         self.isolation = isolation
         self._served = served
         self._runtime = runtime
         self._watchdog = watchdog
         self._loop_thread = loop_thread
-        self._replica_limit = memory_limit_bytes
+        self._memory = memory
         self._budget = SharedBudget(RestartBudget())
 
     @property
@@ -101,14 +99,7 @@ class ModelInstances:
             served.threads,
             os.getpid(),
         )
-        return ProcessInstance(spec, self._budget, self._watchdog, self._memory_limit)
-
-    def _memory_limit(self) -> int | None:
-        own, replica = self._served.memory_limit_bytes, self._replica_limit
-        if replica is None:
-            return own
-        left = int(replica * _SHARE) - resident_bytes(os.getpid())
-        return left if own is None else min(own, left)
+        return ProcessInstance(spec, self._budget, self._memory, served.memory_limit_bytes)
 
 
 def choose(served: ServedModel, runtime: Runtime) -> Isolation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.faults import STATUS
 from modelyard.serving.instances.frames import failure, raised
 from modelyard.serving.instances.local import HELD_TICKS, LocalInstance
+from modelyard.serving.instances.memory import MemoryWatch, resident_bytes
 from modelyard.serving.instances.process import ProcessInstance, SharedBudget
 from modelyard.serving.instances.restarts import RestartBudget
 from modelyard.serving.instances.service import Instances, ModelInstances, choose
@@ -244,7 +246,7 @@ def test_a_closed_instance_ends_its_process_and_answers_unavailable(make):
 def test_a_spent_budget_is_told_at_once_with_the_last_reason():
     budget = SharedBudget(RestartBudget(restarts=1))
     model = served("moody", Isolation.PROCESS, VECTOR)
-    made = ModelInstances(model, ScriptedRuntime(), Isolation.PROCESS, Watchdog(), 0, None)
+    made = ModelInstances(model, ScriptedRuntime(), Isolation.PROCESS, Watchdog(), 0, MemoryWatch(Watchdog(), None))
     made._budget = budget
     instance = made.make()
     for _ in range(2):
@@ -261,6 +263,34 @@ def test_a_process_beyond_its_memory_limit_is_refused_more(make):
     with pytest.raises(BackendFailed, match=r"(?i)memory"):
         instance.run(vector(669))
     np.testing.assert_array_equal(instance.run(vector(1))["y"], [[2]])
+
+
+def test_where_all_processes_use_too_much_the_one_that_grew_most_is_ended():
+    class Process:
+        def __init__(self, pid, loaded_bytes):
+            self.pid, self.limit_bytes, self.loaded_bytes, self.killed = pid, None, loaded_bytes, []
+
+        def kill(self, reason):
+            self.killed.append(reason)
+
+    mine = resident_bytes(os.getpid())
+    grown, large = Process(os.getpid(), mine // 2), Process(os.getpid(), mine)
+    watch = MemoryWatch(Watchdog(3600), 5 * mine)
+    watch.watch(grown)
+    watch.watch(large)
+    watch.check()
+    assert (grown.killed, large.killed) == ([], [])
+    assert 0 < watch.limit_bytes(None) < 2 * mine
+    assert watch.limit_bytes(1) == 1
+    tight = MemoryWatch(Watchdog(3600), 2 * mine)
+    tight.watch(large)
+    tight.watch(grown)
+    tight.check()
+    assert "out of memory" in grown.killed[0]
+    assert large.killed == []
+    for each in (watch, tight):
+        each.forget(grown)
+        each.forget(large)
 
 
 # --- inside
