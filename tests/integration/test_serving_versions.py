@@ -422,3 +422,51 @@ def test_nothing_is_stalled_by_a_load_that_never_ends(tmp_path):
         until(lambda: versions(server) == [2], "the load ends")
         until(lambda: traffic.versions[2] or traffic.wrong, "the new version answers")
     assert traffic.wrong == []
+
+
+def test_a_signal_while_the_replica_starts_is_not_lost(tmp_path):
+    directory = Directory(tmp_path / "repository")
+    gate = tmp_path / "gate"
+    directory.put(adding(1, load_gate=gate))
+    with replica(tmp_path / "r", repository=str(directory.path), wait=False) as server:
+        until(lambda: "tests.serving_child" in " ".join(psutil.Process(server.process.pid).cmdline()), "it runs")
+        until(server.files["beat"].exists, "its loop turns")
+        directory.put(adding(2))
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "re-reading" in server.log, "the signal is heard")
+        gate.touch()
+        until(server.files["ready"].exists, "the replica is ready")
+        server.http_port = json.loads(server.files["ready"].read_bytes())["http_port"]
+        until(lambda: versions(server) == [2], "the later version is followed")
+
+
+def test_loads_and_unloads_by_both_apis_under_load(tmp_path):
+    """The same by the Open Inference Protocol's repository extension, over REST and gRPC."""
+    directory = Directory(tmp_path / "repository")
+    directory.put(adding(1), adding(1, name="other"))
+    with (
+        replica(tmp_path / "r", repository=str(directory.path)) as server,
+        triton_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client,
+        Traffic(server) as traffic,
+    ):
+        for version in range(2, 12):
+            directory.put(adding(version))
+            client.unload_model("other")
+            if version % 2:
+                client.load_model("m")
+            else:
+                assert server.request("POST", "/v2/repository/models/m/load").status == 200
+            client.load_model("other")
+            assert versions(server) == [version]
+            assert client.is_model_ready("other")
+            answer = traffic.versions[version]
+            until(lambda: traffic.versions[version] > answer or traffic.wrong, "it answers")  # noqa: B023
+        directory.put(scripted("refuse", version=12))
+        answer = server.request("POST", "/v2/repository/models/m/load")
+        assert answer.status == 400
+        assert answer.json["error"].startswith("failed to load 'm', version 12 is at UNAVAILABLE state")
+        states = {i["version"]: i for i in server.request("POST", "/v2/repository/index").json if i["name"] == "m"}
+        assert states["11"]["state"] == "READY"
+        assert (states["12"]["state"], states["12"]["reason"]) == ("UNAVAILABLE", "the file is no model")
+        assert server.request("POST", "/v2/repository/models/none/load").status == 404
+    assert traffic.wrong == []

@@ -153,8 +153,8 @@ class Replica:
             self._http.reload()
         if self._grpc is not None:
             self._grpc.reload()
-        _log.info("re-reading the model repository")
-        if not self._stop.is_set() and self.plane.ready:
+        if not self._stop.is_set():
+            _log.info("re-reading the model repository")
             self._tasks.add(task := asyncio.get_running_loop().create_task(self._reread_logged()))
             task.add_done_callback(self._tasks.discard)
 

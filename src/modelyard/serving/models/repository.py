@@ -142,14 +142,15 @@ class Repository:
         """
         if self.directory is not None:
             await self._rescan()
-        for model in self.models.values():
+        models = list(self.models.values())
+        for model in models:
             if model.found.policy_error is not None:
                 raise model.found.policy_error
             model.written = model.found.policy
             model.policy = model.found.policy or model.policy
-        self._check_policies({**self._policies, **{m.name: m.policy for m in self.models.values()}})
-        results = await asyncio.gather(*(self._from_source(m) for m in self.models.values()), return_exceptions=True)
-        for model, error in zip(self.models.values(), results, strict=True):
+        self._check_policies({**self._policies, **{m.name: m.policy for m in models}})
+        results = await asyncio.gather(*(self._from_source(m) for m in models), return_exceptions=True)
+        for model, error in zip(models, results, strict=True):
             if isinstance(error, ModelyardError) and model.routing.serving:
                 _log.error("%s; the other versions are served", error)
             elif isinstance(error, BaseException):
