@@ -156,6 +156,8 @@ class Connection(asyncio.Protocol):
                     self._again = self._full = True
                     self._flow()
                     self.front.loop.call_soon(self._next_turn)
+            if not self._reading:
+                self._flow()
             if not self._big and not self._closing:
                 self._hold(len(self._buffer) + (len(self._body.body) if self._body is not None else 0))
         except ModelyardError as error:
@@ -497,9 +499,8 @@ class Connection(asyncio.Protocol):
         )
         if self._full and not full:
             self._since = now = perf_counter()  # the client could not send on while nothing was read
-            self.front.loop.call_soon(self._advance, now)
+            self.front.loop.call_soon(self._advance, now)  # which reads on only when the buffer has nothing more to do
         self._full = full
-        self._flow()
 
     def _flow(self) -> None:
         """Read only while the client reads and what it sent fits."""

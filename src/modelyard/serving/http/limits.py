@@ -41,7 +41,7 @@ class Limits:
     max_head_bytes: int = 16 * _KIB
     max_body_bytes: int = 64 * _MIB
     """Of one request, also after decompression."""
-    big_body_bytes: int = 256 * _KIB
+    big_body_bytes: int = 64 * _KIB
     """While a request with a larger body is in flight, its connection takes no further one."""
     max_held_bytes: int = 1024 * _MIB
     """Of all bodies above `big_body_bytes` that are being received or worked on; more are refused with 429."""

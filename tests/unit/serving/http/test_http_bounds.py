@@ -60,6 +60,21 @@ def test_a_client_that_does_not_read_is_given_no_further_answers():
     run(scenario)
 
 
+def test_nothing_is_read_while_the_buffer_holds_whole_requests():
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        connection.data_received(post(b"1" * 600, "/infer") * 4 + b"POST")
+        for _ in range(4):
+            assert not transport.reading
+            assert len(bench.executor.works) == 1
+            bench.answer_all()
+            assert not transport.reading
+            await bench.settle()
+        assert transport.reading
+
+    run(scenario, big_body_bytes=500)
+
+
 def test_a_client_that_pipelines_dear_requests_shares_the_loop():
     async def scenario(bench):
         greedy, answers = bench.connect()
