@@ -18,7 +18,7 @@ from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.models.target import Target
 from modelyard.serving.oip import wire
 from modelyard.serving.oip.messages import InferCodec
-from modelyard.serving.oip.plan import PLANS_KEPT, Plan, Template, ordered
+from modelyard.serving.oip.plan import PLANS_KEPT, NamedPlan, Plan, Template, named, ordered
 from modelyard.serving.oip.rest import remember
 from modelyard.serving.scheduling.executor import Executor
 
@@ -51,14 +51,6 @@ class Known(NamedTuple):
     sizes: tuple[int, ...]
     between: tuple[bytes, ...]
     tail: int
-
-
-class NamedPlan(Plan):
-    """A remembered plan (`base`) under the id of one request."""
-
-    __slots__ = ("base",)
-
-    base: Plan
 
 
 class FastInferCodec(InferCodec):
@@ -258,16 +250,6 @@ def _tensors(
             for item, (start, _) in zip(plan.inputs, places, strict=True)
         ],
     )
-
-
-def named(plan: Plan, request_id: str) -> Plan:
-    """The same plan under another id."""
-    copy: NamedPlan = NamedPlan.__new__(NamedPlan)
-    for slot in Plan.__slots__:
-        setattr(copy, slot, getattr(plan, slot))
-    copy.id = request_id
-    copy.base = plan
-    return copy
 
 
 def varint(number: int) -> bytes:

@@ -26,11 +26,13 @@ from modelyard.serving.oip.plan import (
     InputHead,
     InputPlan,
     Interface,
+    NamedPlan,
     Plan,
     Template,
     WholeHead,
     from_region,
     make_plan,
+    named,
     ordered,
 )
 from modelyard.serving.oip.regions import Regions
@@ -94,12 +96,31 @@ def decode(
     if plan is not None:
         return plan, _binary_tensors(plan, header_length, body)
     parsed = _parse(head)
-    plan = make_plan(interface, parsed, regions)
-    if all(i.size >= 0 for i in plan.inputs):
-        if header_length <= _CACHED_HEAD_BYTES and plan.lasting:
-            remember(interface.binary_plans, head, plan)
-        return plan, _binary_tensors(plan, header_length, body)
-    return plan, _mixed_tensors(plan, parsed, header_length, body)
+    plan = _plan(interface, parsed, regions)
+    if any(i.size < 0 for i in plan.inputs):
+        return plan, _mixed_tensors(plan, parsed, header_length, body)
+    if header_length <= _CACHED_HEAD_BYTES and plan.lasting and not plan.id:
+        remember(interface.binary_plans, head, plan)
+    return plan, _binary_tensors(plan, header_length, body)
+
+
+def _plan(interface: Interface, head: InferHead, regions: Regions | None) -> Plan:
+    """A head's plan: that of an equal one before, but for the id, or a new one."""
+    inputs = head.inputs
+    wishes = b""
+    key: tuple[object, ...]
+    if len(inputs) == 1 and not head.outputs and not head.parameters and not (only := inputs[0]).parameters:
+        key = (only.name, only.datatype, *only.shape)
+    else:
+        wishes = _encode((head.outputs, head.parameters, [i.parameters for i in inputs]))
+        key = (wishes, *[(i.name, i.datatype, *i.shape) for i in inputs])
+    kept = interface.json_plans.get(key)
+    if kept is None:
+        plan = make_plan(interface, head, regions)
+        if plan.lasting and len(wishes) <= _CACHED_HEAD_BYTES:
+            remember(interface.json_plans, key, named(plan, "") if plan.id else plan)
+        return plan
+    return named(kept, head.id) if head.id else kept
 
 
 def remember(cache: dict[Any, Plan], key: object, plan: Plan) -> None:
@@ -143,24 +164,15 @@ def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> t
     numbers = head is not None
     if head is None:
         head = _parse(body)
-    if head.id or head.outputs or head.parameters or len(head.inputs) != 1 or head.inputs[0].parameters:
-        plan = make_plan(interface, head, regions)
-    else:
-        (only,) = head.inputs
-        key = (only.name, only.datatype, *only.shape)
-        cached = interface.json_plans.get(key)
-        if cached is None:
-            cached = make_plan(interface, head)
-            remember(interface.json_plans, key, cached)
-        plan = cached
-        if numbers:
-            tensor = _packed(plan.inputs[0], only.data)
-            if tensor is not None:
-                return plan, (tensor,)
+    plan = _plan(interface, head, regions)
+    if numbers and len(plan.inputs) == 1:
+        tensor = _packed(plan.inputs[0], head.inputs[0].data)
+        if tensor is not None:
+            return plan, (tensor,)
     return plan, _mixed_tensors(plan, head, len(body), body)
 
 
-def _packed(item: InputPlan, data: list[float] | list[int] | None) -> Tensor | None:
+def _packed(item: InputPlan, data: Any) -> Tensor | None:
     """The common case, numbers that fit, without the general checks; else None."""
     if item.pack is None or data is None:
         return None
@@ -300,26 +312,30 @@ def render(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
     if len(wanted) == 1:
         return _render_one(plan, outputs[wanted[0][0]][start:stop] if batched else outputs[wanted[0][0]])
     parts = [outputs[i][start:stop] if batched else outputs[i] for i, _ in wanted]
-    template = plan.template
+    owner = plan.base if type(plan) is NamedPlan else plan
+    template = owner.template
     shapes = tuple([p.shape for p in parts])
     if template is None or template.shapes != shapes:
-        template = plan.template = _template(plan, parts, shapes)
-    if template.fixed is not None:
+        template = owner.template = _template(plan, parts, shapes)
+    if template.fixed is not None and not plan.id:
         return b"".join([template.fixed, *[p.tobytes() for p in parts]])
     return _render_mixed(plan, template, parts)
 
 
 def _render_one(plan: Plan, part: Tensor) -> bytes:
     """The same for a single output, the common case, without the lists."""
-    template = plan.template
+    owner = plan.base if type(plan) is NamedPlan else plan
+    template = owner.template
     if template is None or template.shapes[0] != part.shape:
-        template = plan.template = _template(plan, [part], (part.shape,))
-    if template.fixed is not None:
+        template = owner.template = _template(plan, [part], (part.shape,))
+    if template.fixed is not None and not plan.id:
         return template.fixed + part.tobytes()
     index, binary = plan.outputs[0]
     if binary:
         return _render_mixed(plan, template, [part])
     before, after = template.parts
+    if plan.id:
+        before = _with_id(before, template, plan.id)
     data = _encode(part.ravel().tolist()) if template.numbers else b"n"
     if b"n" in data:  # null: a number that is not finite; or no plain numbers at all
         spec = plan.interface.signature.outputs[index]
@@ -332,7 +348,7 @@ def _render_mixed(plan: Plan, template: Template, parts: list[Tensor]) -> bytes:
     pieces: list[bytes] = []
     tail: list[bytes] = []
     for (index, binary), part, before in zip(plan.outputs, parts, template.parts, strict=False):
-        pieces.append(before)
+        pieces.append(before if pieces or not plan.id else _with_id(before, template, plan.id))
         if binary:
             data = wire.to_bytes(part, specs[index].datatype)
             tail.append(data)
@@ -345,6 +361,11 @@ def _render_mixed(plan: Plan, template: Template, parts: list[Tensor]) -> bytes:
         return b"%b%d\r\n\r\n%b" % (_JSON_HEAD, len(text), text)
     body = b"".join(tail)
     return _binary_head(len(text), len(body)) + text + body
+
+
+def _with_id(lead: bytes, template: Template, request_id: str) -> bytes:
+    """A response's first part with the id in it."""
+    return b'%b,"id":%b%b' % (lead[: template.id_at], _encode(request_id), lead[template.id_at :])
 
 
 class _OutputJson(msgspec.Struct, omit_defaults=True):
@@ -406,8 +427,7 @@ def _binary_head(text: int, binary: int) -> bytes:
 def _template(plan: Plan, parts: list[Tensor], shapes: tuple[tuple[int, ...], ...]) -> Template:
     interface = plan.interface
     lead = b'{"model_name":%b,"model_version":"%d"' % (_encode(interface.name), interface.version)
-    if plan.id:
-        lead += b',"id":' + _encode(plan.id)
+    id_at = len(lead)
     lead += b',"outputs":['
     pieces: list[bytes] = []
     for (index, binary), part in zip(plan.outputs, parts, strict=True):
@@ -427,7 +447,7 @@ def _template(plan: Plan, parts: list[Tensor], shapes: tuple[tuple[int, ...], ..
         fixed = _binary_head(len(text), sum(p.nbytes for p in parts)) + text
     specs = interface.signature.outputs
     numbers = all(specs[index].datatype not in (Datatype.BYTES, Datatype.BF16) for index, _ in plan.outputs)
-    return Template(shapes, (*pieces, end), fixed, numbers)
+    return Template(shapes, (*pieces, end), fixed, numbers, id_at)
 
 
 def json_elements(plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:

@@ -15,7 +15,7 @@ from modelyard.domain.errors import InvalidInput, NotFound, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec, from_bf16, to_bf16
 from modelyard.serving.http.head import NO_HEADER
 from modelyard.serving.oip import messages, rest, wire
-from modelyard.serving.oip.plan import Interface
+from modelyard.serving.oip.plan import InferHead, InputHead, Interface, Plan, make_plan, named
 
 TYPED = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -279,3 +279,31 @@ def test_what_is_no_whole_number_is_refused_for_integers(data, filler):
     item = {"name": "x", "datatype": "INT64", "shape": [1, 3], "data": data}
     with pytest.raises(InvalidInput, match=r"unable to parse 'data'|elements, but its shape|does not fit"):
         rest.decode(MODELS[1], NO_HEADER, json.dumps({"inputs": [item]}).encode() + filler.encode())
+
+
+def test_a_kept_plan_under_another_id_is_the_same_but_for_the_id():
+    interface = face(Datatype.FP32, (1, 3))
+    head = InferHead([InputHead("x", "FP32", [2, 3])], "first", parameters={"timeout": 5000, "priority": 2})
+    plan = make_plan(interface, head)
+    copy = named(plan, "second")
+    assert copy.id == "second"
+    for slot in set(Plan.__slots__) - {"id", "template"}:
+        assert getattr(copy, slot) is getattr(plan, slot), slot
+
+
+@pytest.mark.parametrize("ids", [("", "a", "é", "", "a", '"\\')])
+@pytest.mark.parametrize("wishes", [{}, {"outputs": [{"name": "y"}]}, {"parameters": {"binary_data_output": True}}])
+@pytest.mark.parametrize("tail", [b"", np.zeros(3, np.float32).tobytes()])
+def test_ids_differ_though_plans_are_kept(ids, wishes, tail):
+    interface = face(Datatype.FP32, (1, 3))
+    item = {"name": "x", "datatype": "FP32", "shape": [1, 3]}
+    item |= {"parameters": {"binary_data_size": len(tail)}} if tail else {"data": [1, 2, 3]}
+    for given_id in ids:
+        text = json.dumps({"inputs": [item], **wishes, **({"id": given_id} if given_id else {})}).encode()
+        plan, _ = rest.decode(interface, len(text) if tail else NO_HEADER, text + tail)
+        head, _, answer = rest.render(plan, [np.ones((1, 3), np.float32)], 0, 1).partition(b"\r\n\r\n")
+        assert f"Content-Length: {len(answer)}".encode() in head
+        shown = json.loads(answer[: _json_length(head, answer)])
+        assert shown.get("id", "") == given_id
+        assert shown["outputs"][0]["shape"] == [1, 3]
+    assert len(interface.json_plans) == 1
