@@ -52,7 +52,7 @@ def outcome(codec, message):
         return type(error), str(error), error.hint
     face = plan.interface
     assert face is executor.interface
-    arrays = [(t.dtype, t.shape, t.tolist()) for t in tensors]
+    arrays = [(t.dtype, t.shape, t.tolist() if t.dtype.kind == "O" else t.tobytes()) for t in tensors]
     return (
         face.name,
         plan.id,
