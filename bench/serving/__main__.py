@@ -28,9 +28,10 @@ from bench.serving import report
 from bench.serving.clients import missing_tools
 from bench.serving.environments import versions
 from bench.serving.models import MODELS
+from bench.serving.options import Options
 from bench.serving.plan import EXTENTS, cells
 from bench.serving.results import Environment, Results
-from bench.serving.runner import Options, run
+from bench.serving.runner import run
 from bench.serving.systems import SYSTEMS
 from bench.serving.systems.ports import BINARY, GRPC, JSON
 from modelyard.profile import fingerprint
@@ -54,14 +55,15 @@ def main() -> int:
         run(options, results)
     except KeyboardInterrupt:
         print("interrupted: the report has what was measured", file=sys.stderr)
-    results.environment.packages = _packages(options)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    finally:  # whatever happens, what was measured is kept
+        results.environment.packages = _packages(options)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+        print(f"raw results: {args.output}", file=sys.stderr)
     text = report.markdown(results)
     print(text)
     if args.write:
         report.write(args.write, text)
-    print(f"raw results: {args.output}", file=sys.stderr)
     return 0 if any(cell.timings for cell in results.cells) else 1
 
 

@@ -95,7 +95,10 @@ def wrk(folder: Path, port: int, path: str, messages: Sequence[Message], connect
     found = re.search(r"^RESULT (.*)$", text, re.MULTILINE)
     if found is None:
         raise ClientFailed(f"wrk printed no result: {text.strip()[-200:]}")
-    result = msgspec.json.decode(found[1], type=_WrkResult)
+    try:
+        result = msgspec.json.decode(found[1], type=_WrkResult)
+    except msgspec.DecodeError as error:  # without a single answer percentiles are "nan"
+        raise ClientFailed(f"wrk got no answer: {found[1]}") from error
     rate = (result.count - min(result.failed, result.count)) / result.us * 1e6
     return Load(rate, result.p50_us / 1e3, result.p99_us / 1e3, result.count, result.failed, cores)
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from bench.serving import clients
 from bench.serving.clients import Load
-from bench.serving.environments import CannotInstall, python_of
 from bench.serving.messages import Message, WrongAnswer, array_of, array_of_grpc, ask_grpc, ask_rest, compare, message
 from bench.serving.models import Model
 from bench.serving.processes import Server, ServerDied, free_ports
@@ -24,7 +23,7 @@ from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Protocol
 
 _POLL_S = 0.01
-CANNOT = (CannotInstall, ServerDied, WrongAnswer, OSError, subprocess.SubprocessError, TimeoutError)
+CANNOT = (ServerDied, WrongAnswer, OSError, subprocess.SubprocessError, TimeoutError)
 """What keeps a peer, or a cell of it, from being measured: it becomes the reason in the table."""
 
 
@@ -56,14 +55,9 @@ class Deployed:
 
     @classmethod
     def start(
-        cls, system: System, workload: Workload, *, batching: bool, threads: int, folder: Path, cache: Path
+        cls, system: System, workload: Workload, python: str, *, batching: bool, threads: int, folder: Path
     ) -> Deployed:
-        """Install if need be, start, wait for the first right answer. Raises one of CANNOT; nothing is left running."""
-        python = (
-            python_of(cache / "venvs", system.name, system.requirements, shared_libpython=system.shared_libpython)
-            if system.requirements
-            else ""
-        )
+        """Start, and wait for the first right answer. Raises one of CANNOT; nothing is left running then."""
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)

@@ -28,8 +28,10 @@ def interpreter(*, shared_libpython: bool) -> str:
 def python_of(folder: Path, name: str, requirements: Sequence[str], *, shared_libpython: bool = False) -> str:
     """The Python of the environment `name` in `folder`; made, or made again, where its requirements differ.
 
-    Raises CannotInstall with pip's last error.
+    Without requirements it is this Python. Raises CannotInstall with pip's last error.
     """
+    if not requirements:
+        return sys.executable
     home = folder / name
     python = home / "bin" / "python"
     stamp, wanted = home / "requirements.txt", "\n".join(requirements) + "\n"

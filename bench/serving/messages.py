@@ -91,23 +91,32 @@ def ask_grpc(port: int, request: Message, timeout_s: float = 30.0) -> bytes:
 
 
 def array_of(body: bytes, headers: Mapping[str, str], form: JsonForm) -> NDArray[np.float32]:
-    """The output `y`, flat, of a REST answer."""
-    length = headers.get(_LENGTH.lower())
-    if length is not None and int(length) < len(body):
-        return np.frombuffer(body[int(length) :], np.float32)
-    answer = msgspec.json.decode(body)
-    if form is JsonForm.OIP:
-        answer = answer["outputs"][0]["data"]
-    elif isinstance(answer, dict):
-        answer = answer["y"]
-    return np.asarray(answer, np.float32).ravel()
+    """The output `y`, flat, of a REST answer. Raises WrongAnswer where there is none."""
+    try:
+        length = headers.get(_LENGTH.lower())
+        if length is not None and int(length) < len(body):
+            return np.frombuffer(body[int(length) :], np.float32)
+        answer = msgspec.json.decode(body)
+        if form is JsonForm.OIP:
+            answer = answer["outputs"][0]["data"]
+        elif isinstance(answer, dict):
+            answer = answer["y"]
+        return np.asarray(answer, np.float32).ravel()
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise WrongAnswer(f"no output in {body[:100]!r} ({type(error).__name__})") from error
 
 
 def array_of_grpc(body: bytes) -> NDArray[np.float32]:
-    """The output `y`, flat, of a gRPC answer."""
+    """The output `y`, flat, of a gRPC answer. Raises WrongAnswer where there is none."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tritonclient.grpc import service_pb2
 
-    answer: Any = service_pb2.ModelInferResponse.FromString(body)
+    try:
+        answer: Any = service_pb2.ModelInferResponse.FromString(body)
+    except DecodeError as error:
+        raise WrongAnswer("the answer is no ModelInferResponse") from error
+    if not answer.raw_output_contents and not answer.outputs:
+        raise WrongAnswer("the answer has no output")
     if answer.raw_output_contents:
         return np.frombuffer(answer.raw_output_contents[0], np.float32)
     return np.asarray(answer.outputs[0].contents.fp32_contents, np.float32)

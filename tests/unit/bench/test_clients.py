@@ -133,3 +133,15 @@ def test_grpc_answers_are_read_raw_or_typed() -> None:
 def test_a_wrong_answer_is_found(found: list[float]) -> None:
     with pytest.raises(WrongAnswer):
         compare(np.array(found, np.float32), np.array([1, 2], np.float32))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"outputs":[]}', b'{"outputs":[{"data":["a"]}]}'])
+def test_an_answer_without_output_is_a_wrong_answer(body: bytes) -> None:
+    with pytest.raises(WrongAnswer):
+        array_of(body, {}, JsonForm.OIP)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xff"])
+def test_a_grpc_answer_without_output_is_a_wrong_answer(body: bytes) -> None:
+    with pytest.raises(WrongAnswer):
+        array_of_grpc(body)
