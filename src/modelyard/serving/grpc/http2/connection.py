@@ -40,7 +40,7 @@ class Connection(Framing):
     def __init__(self, front: Http2Front) -> None:
         super().__init__()
         self.front = front
-        self._heads = Heads(front.methods)
+        self._heads = Heads(front.heads)
         self._left = limits.CONNECTION_WINDOW
         self._partial = 0
         self._reset: deque[int] = deque(maxlen=_RESET_KEPT)

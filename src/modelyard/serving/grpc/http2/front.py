@@ -13,6 +13,7 @@ from typing import Any
 from modelyard.serving.grpc.fronts import reload_logged
 from modelyard.serving.grpc.http2 import limits
 from modelyard.serving.grpc.http2.connection import Connection
+from modelyard.serving.grpc.http2.heads import SharedHeads
 from modelyard.serving.grpc.ports import Methods
 from modelyard.serving.http.limits import connections_possible
 from modelyard.serving.http.tls import ServerTls
@@ -27,6 +28,7 @@ class Http2Front:
     def __init__(self, plane: DataPlane, methods: Methods, pool: Pool, max_body_bytes: int) -> None:
         self.plane = plane
         self.methods = methods
+        self.heads = SharedHeads(methods)
         self.pool = pool
         self.max_body_bytes = max_body_bytes
         self.connections: set[Connection] = set()
