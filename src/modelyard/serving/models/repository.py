@@ -202,7 +202,7 @@ class Repository:
         for number in versions or ():
             if number not in model.found.versions and number not in model.found.invalid:
                 raise NotFound(f"failed to load '{name}', version {number} is not in the model repository")
-        await self._from_source(model, exactly=True, extra=set(versions or ()), override=override)
+        await self._from_source(model, asked=True, extra=set(versions or ()), override=override)
 
     async def unload(self, name: str) -> None:
         """Take a model out of service; what it holds is finished in the background. Raises NotFound."""
@@ -337,14 +337,19 @@ class Repository:
         self,
         model: Model,
         *,
-        exactly: bool = False,
+        asked: bool = False,
         extra: set[int] | None = None,
         override: dict[str, Any] | None = None,
     ) -> None:
-        """Follow what the sources say now. Versions are independent: those that load serve, whatever others do."""
+        """Follow what the sources say now. Versions are independent: those that load serve, whatever others do.
+
+        `asked`: a caller wants this model, who may have unloaded it before, just so.
+        """
         async with model.lock:
+            if not model.wanted and not asked:
+                return
             extra = model.extra | (extra or set())
-            wish = self._wish(model, model.policy, extra, override, exactly=exactly)
+            wish = self._wish(model, model.policy, extra, override, exactly=asked)
             change = self._change(model, wish)
             await self._prepared([change])
             model.wanted, model.extra = True, extra
