@@ -108,7 +108,7 @@ class Executor:
         self._fine: FineTimer | None = None
         self._awaiting = False
         """Whether a free slot waits for more rows."""
-        self._delays = self._batching.max_size > 1 and (self._batching.max_delay_us > 0 or queue.slo_ms is not None)
+        self._delayed = self._batching.max_delay_us > 0
         self.watch = Watch(self, Execution(interface, model), model, allotment.threads, allotment.pin)
         self._free = self.watch.free
         self.responses: Responses | None = None
@@ -145,7 +145,7 @@ class Executor:
             refused = scheduler.offer(work, now)
             if refused is None:
                 if self._free and not self._armed:
-                    self._enqueued()
+                    self._enqueued(work)
                 if scheduler.dropped:
                     self.answer_dropped()
                 return
@@ -159,9 +159,11 @@ class Executor:
         self.ledger.refused[refused.refusal] += 1
         raise self._refusals.of(refused.refusal, refused.retry_after_s)
 
-    def _enqueued(self) -> None:
+    def _enqueued(self, work: Work) -> None:
         """A slot is free and something came."""
         if self._awaiting:
+            if self._delayed and work.timeout_s is None and self.scheduler.rows < self._batching.max_size:
+                return  # a fixed delay only ends early for a full batch or a deadline
             self._stop_waiting()
         self._armed = True
         self._turns.arm(self)
@@ -202,7 +204,7 @@ class Executor:
         if error is None and not work.cancelled:
             self.scheduler.enqueue(work, perf_counter())
             if self._free and not self._armed:
-                self._enqueued()
+                self._enqueued(work)
             return
         self.scheduler.withdraw()
         if error is not None:
@@ -284,7 +286,11 @@ class Executor:
             self._timer = self._loop.call_later(delay, self._waited)
             return
         if self._fine is None:
-            self._fine = FineTimer(self._loop, self._waited)
+            try:
+                self._fine = FineTimer(self._loop, self._waited)
+            except OSError:  # out of file descriptors: later is better than never
+                self._timer = self._loop.call_later(_TIMER_RESOLUTION_S, self._waited)
+                return
         self._fine.start(delay)
 
     def _waited(self) -> None:
