@@ -12,66 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from modelyard.domain.errors import InvalidInput, NotFound, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
 from modelyard.serving.oip import wire
+from modelyard.serving.oip.heads import FloatHead, Parameters, WholeHead
+from modelyard.serving.oip.heads import InferHead as InferHead
+from modelyard.serving.oip.heads import InputHead as InputHead
+from modelyard.serving.oip.heads import OutputHead as OutputHead
 from modelyard.serving.oip.regions import Regions, RegionSlice
-
-_Parameters = dict[str, str | int | float | bool | None]
-
-
-class InputHead(msgspec.Struct):
-    """One input of a request as JSON has it; `data` is absent for binary tensors."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-    parameters: _Parameters | None = None
-    data: Any = None
-
-
-class FloatInput(InputHead):
-    """The same, of a model that takes nothing but fractional numbers: anything else is no flat list of them."""
-
-    data: list[float] | None = None
-
-
-class WholeInput(InputHead):
-    """The same, of a model that takes nothing but whole numbers."""
-
-    data: list[int] | None = None
-
-
-class OutputHead(msgspec.Struct):
-    """One requested output."""
-
-    name: str
-    parameters: _Parameters | None = None
-
-
-class InferHead(msgspec.Struct):
-    """The JSON of an inference request."""
-
-    inputs: list[InputHead]
-    id: str = ""
-    outputs: list[OutputHead] | None = None
-    parameters: _Parameters | None = None
-
-
-class FloatHead(InferHead):
-    """The JSON of an inference request to a model that takes nothing but fractional numbers."""
-
-    inputs: list[FloatInput]  # type: ignore[assignment] # read only
-
-
-class WholeHead(InferHead):
-    """The JSON of an inference request to a model that takes nothing but whole numbers."""
-
-    inputs: list[WholeInput]  # type: ignore[assignment] # read only
-
 
 _FLOATS: Final = {Datatype.FP16: "e", Datatype.FP32: "f", Datatype.FP64: "d"}
 _WHOLES: Final = {
@@ -250,7 +200,7 @@ def make_plan(interface: Interface, head: InferHead, regions: Regions | None = N
         )
     outputs = _outputs(interface, head, parameters)
     wishes = _wishes(interface, head, regions)
-    return Plan(interface, head.id, inputs, outputs, _timeout(parameters), _priority(parameters), wishes)
+    return Plan(interface, head.id or "", inputs, outputs, _timeout(parameters), _priority(parameters), wishes)
 
 
 def _who(head: InferHead) -> str:
@@ -296,7 +246,7 @@ def _input_plan(interface: Interface, head: InferHead, given: InputHead, regions
     return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size, plain, region, pack)
 
 
-def _region(head: InferHead, parameters: _Parameters, whose: str, regions: Regions | None) -> RegionSlice | None:
+def _region(head: InferHead, parameters: Parameters, whose: str, regions: Regions | None) -> RegionSlice | None:
     """The place in shared memory that a tensor's parameters name, if they do."""
     name = parameters.get("shared_memory_region")
     if name is None:
@@ -344,7 +294,7 @@ def _dims(spec: TensorSpec) -> str:
     return "[" + ",".join("-1" if isinstance(d, str) else str(d) for d in spec.shape) + "]"
 
 
-def _outputs(interface: Interface, head: InferHead, parameters: _Parameters) -> tuple[tuple[int, bool], ...]:
+def _outputs(interface: Interface, head: InferHead, parameters: Parameters) -> tuple[tuple[int, bool], ...]:
     default = _flag(head, parameters, "binary_data_output", False)
     if not head.outputs:
         return tuple((i, default) for i in range(len(interface.signature.outputs)))
@@ -357,7 +307,7 @@ def _outputs(interface: Interface, head: InferHead, parameters: _Parameters) -> 
     return tuple(wanted)
 
 
-def _flag(head: InferHead, parameters: _Parameters, name: str, default: bool) -> bool:
+def _flag(head: InferHead, parameters: Parameters, name: str, default: bool) -> bool:
     value = parameters.get(name)
     if value is not None and type(value) is not bool:
         raise InvalidInput(f"{_who(head)}parameter '{name}' must be true or false")
@@ -388,7 +338,7 @@ def _check_classifiable(head: InferHead, spec: TensorSpec) -> None:
         )
 
 
-def _timeout(parameters: _Parameters) -> float | None:
+def _timeout(parameters: Parameters) -> float | None:
     """Triton's `timeout` request parameter: microseconds the request may wait; 0 means no limit."""
     timeout = parameters.get("timeout")
     if timeout is None:
@@ -400,7 +350,7 @@ def _timeout(parameters: _Parameters) -> float | None:
     return seconds if seconds > 0 else None
 
 
-def _priority(parameters: _Parameters) -> int:
+def _priority(parameters: Parameters) -> int:
     """Triton's `priority` request parameter: 1 is first; 0 means the model's default."""
     priority = parameters.get("priority", 0)
     if type(priority) is not int or priority < 0:

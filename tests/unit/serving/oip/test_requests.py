@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from modelyard.domain.errors import InvalidInput, NotFound, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec, from_bf16, to_bf16
 from modelyard.serving.http.head import NO_HEADER
-from modelyard.serving.oip import messages, rest, wire
+from modelyard.serving.oip import messages, rendering, rest, wire
 from modelyard.serving.oip.plan import InferHead, InputHead, Interface, Plan, make_plan, named
 
 TYPED = {
@@ -101,7 +101,7 @@ def test_every_way_gives_the_same_tensor_and_answers_come_back(case):
         for _ in range(2):  # the second time by cached plans
             plan, (got,) = decode(interface, header_length, body)
             same(got, tensor)
-        rendered = rest.render(plan, [tensor], 0, len(tensor))
+        rendered = rendering.render(plan, [tensor], 0, len(tensor))
         head, _, answer = rendered.partition(b"\r\n\r\n")
         assert f"Content-Length: {len(answer)}".encode() in head
         response = pb.ModelInferResponse.FromString(
@@ -301,9 +301,17 @@ def test_ids_differ_though_plans_are_kept(ids, wishes, tail):
     for given_id in ids:
         text = json.dumps({"inputs": [item], **wishes, **({"id": given_id} if given_id else {})}).encode()
         plan, _ = rest.decode(interface, len(text) if tail else NO_HEADER, text + tail)
-        head, _, answer = rest.render(plan, [np.ones((1, 3), np.float32)], 0, 1).partition(b"\r\n\r\n")
+        head, _, answer = rendering.render(plan, [np.ones((1, 3), np.float32)], 0, 1).partition(b"\r\n\r\n")
         assert f"Content-Length: {len(answer)}".encode() in head
         shown = json.loads(answer[: _json_length(head, answer)])
         assert shown.get("id", "") == given_id
         assert shown["outputs"][0]["shape"] == [1, 3]
     assert len(interface.json_plans) == 1
+
+
+def test_null_where_a_client_leaves_something_out():
+    item = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3], "parameters": None}
+    body = {"id": None, "inputs": [item], "outputs": None, "parameters": None}
+    plan, (tensor,) = rest.decode(MODELS[0], NO_HEADER, json.dumps(body).encode())
+    assert plan.id == ""
+    assert tensor.tolist() == [[1, 2, 3]]
