@@ -14,6 +14,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -25,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from bench.isolation_cost import artifact, endless
 from modelyard.client import NO_RETRIES, AsyncClient, Client, RetryPolicy
 from modelyard.dispatch.engines.process import ProcessEngine
 from modelyard.dispatch.engines.state import RestartPolicy
@@ -34,6 +34,9 @@ from modelyard.domain.errors import ModelyardError
 from modelyard.domain.services import Endpoint, Isolation, Replica, ReplicaSpec, ReplicaState, ServedModel
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.profile import fingerprint
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where this runs as a script
+from bench.isolation_cost import artifact, endless
 
 FEW, HANGS = 2000.0, 9e15
 """Values that make the looping model run for about a millisecond, and for ever."""

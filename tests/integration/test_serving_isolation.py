@@ -10,8 +10,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bench import faults
 from modelyard.domain.configuration import QueuePolicy
@@ -215,8 +218,53 @@ def test_a_step_that_hangs_costs_its_own_request_and_a_thread(tmp_path, phase):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_callers_who_retry_see_no_failure_while_replicas_are_killed_and_ended_under_load(tmp_path, number):
-    """The rows T10 and T21 in short: `python -m bench.faults` has fifty of each."""
+    """The rows T10 and T21 in short: `python bench/faults.py` has fifty of each."""
     seen, _, replaced = faults.signalled(tmp_path, number, times=3, seconds=0.0, rate=40.0)
     assert seen.errors == []
     assert seen.requests > 20
     assert len(replaced) == 3
+
+
+@pytest.fixture(scope="module")
+def scale_server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("poison")
+    outside = dataclasses.replace(scripted("scale", name="outside", batch=16), isolation=Isolation.PROCESS)
+    with replica(directory / "r", scripted("scale", batch=16), outside) as server:
+        yield server
+
+
+DIMENSION = st.one_of(st.integers(-3, 6), st.sampled_from([0, 2**31, 2**63 - 1, 2**64, -(2**63)]))
+VALUE = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True, width=32), st.sampled_from([1e300, -0.0, 2**70, True, "x"])
+)
+
+
+@pytest.mark.parametrize("model", ["m", "outside"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.lists(DIMENSION, max_size=4),
+    data=st.lists(VALUE, max_size=9),
+    datatype=st.sampled_from(["FP32", "FP64", "INT64", "BYTES", "BOOL", "FP33", ""]),
+    binary=st.booleans(),
+)
+def test_poison_tensors_change_nothing_for_those_who_come_at_the_same_time(
+    scale_server, model, shape, data, datatype, binary
+):
+    """Row T24."""
+    item = {"name": "x", "datatype": datatype, "shape": shape}
+    if binary:
+        item["parameters"] = {"binary_data_size": 4 * len(data)}
+    else:
+        item["data"] = data
+    head = json.dumps({"inputs": [item]}).encode()
+    body = head + np.array([0.5] * len(data), np.float32).tobytes() if binary else head
+    with ThreadPoolExecutor(6) as pool:
+        good = [pool.submit(scale_server.infer, [3, 3, 3, 3], model=model) for _ in range(3)]
+        bad = pool.submit(
+            scale_server.request, "POST", f"/v2/models/{model}/infer", body,
+            **({"Inference_Header_Content_Length": str(len(head))} if binary else {}),
+        )  # fmt: skip
+        good += [pool.submit(scale_server.infer, [3, 3, 3, 3], model=model) for _ in range(2)]
+        assert [output(g.result()) for g in good] == [[6, 6, 6, 6]] * 5
+        assert bad.result().status in (200, 400, 500)
+    assert scale_server.process.poll() is None

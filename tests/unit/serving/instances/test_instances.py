@@ -310,7 +310,7 @@ def test_onnxruntime_is_interrupted_in_the_middle_of_a_loop_and_goes_on(endless,
     assert instance.interrupt()  # nothing runs: a later run is not hit
     np.testing.assert_array_equal(instance.run({"x": np.full((1, 4), 3, np.float32)})["y"], np.full((1, 4), 6))
     thread, errors = hang(instance, {"x": np.full((1, 4), 9e15, np.float32)})
-    until(lambda: instance._thread, "it runs")
+    until(lambda: instance._running is not None, "it runs")
     instance.interrupt()
     while thread.is_alive():  # an interruption before the framework has begun is one as well; others may come first
         instance.interrupt()
@@ -362,7 +362,8 @@ def test_only_one_run_that_lasts_through_all_ticks_on_the_loop_counts_as_holding
     slow.during = instance.check
     for _ in range(3 * HELD_TICKS):  # many short runs, each met by a tick
         instance.run(vector(1))
-    slow.during = lambda: [instance.check() for _ in range(HELD_TICKS)]
+    slow.during = lambda: [instance.check() for _ in range(HELD_TICKS - 1)]
+    instance.run(vector(1))
     assert slow.interruptions == 0
     elsewhere = LocalInstance("m", slow, Containment.INTERRUPTIBLE, Watchdog(3600), mine + 1)
     slow.during = lambda: [elsewhere.check() for _ in range(3 * HELD_TICKS)]
