@@ -14,6 +14,7 @@ from bench.serving.deployed import CANNOT, Deployed, Workload
 from bench.serving.environments import CannotInstall, python_of
 from bench.serving.options import Options
 from bench.serving.plan import variants
+from bench.serving.processes import end_leftovers
 from bench.serving.results import Results
 from bench.serving.systems import SYSTEMS, System
 
@@ -99,10 +100,12 @@ def work_folder(options: Options) -> Path:
     return options.cache / "work" / str(os.getpid())
 
 
-def remove_old_work(options: Options) -> None:
-    """Logs and configurations of runs whose process is gone."""
-    for old in (options.cache / "work").glob("*"):
-        if not (old.name.isdigit() and Path(f"/proc/{old.name}").exists()):
+def clear_away(options: Options) -> None:
+    """What runs left whose process is gone: their servers, where they were killed, and logs."""
+    if left := end_leftovers():
+        say(f"killed {left} processes that an earlier run left behind")
+    for old in (options.cache / "work").glob("[0-9]*"):
+        if not Path(f"/proc/{old.name}").exists():
             shutil.rmtree(old, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -37,7 +37,7 @@ class Server:
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], env: Mapping[str, str], folder: Path) -> None:
-        self._mark = uuid.uuid4().hex
+        self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._log = folder / "server.log"
         whole = {**os.environ, **env, _MARK: self._mark}
         self.started = time.monotonic()
@@ -70,13 +70,7 @@ class Server:
 
     def processes(self) -> list[psutil.Process]:
         """All that live."""
-        found: dict[int, psutil.Process] = {}
-        wanted = f"{_MARK}={self._mark}".encode()
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError, psutil.NoSuchProcess):
-                if wanted in path.read_bytes():
-                    pid = int(path.parent.name)
-                    found[pid] = psutil.Process(pid)
+        found = {process.pid: process for process, mark in _marked() if mark == self._mark}
         for child in self._children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.setdefault(child.pid, psutil.Process(child.pid))
@@ -102,11 +96,11 @@ class Server:
     def freeze(self) -> None:
         """Stop all processes, so that nothing of an idle server runs while another is measured."""
         self._frozen = self.processes()
-        self._tell(self._frozen, signal.SIGSTOP)
+        _tell(self._frozen, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let them go on."""
-        self._tell(self._frozen, signal.SIGCONT)
+        _tell(self._frozen, signal.SIGCONT)
         self._frozen = []
 
     def end(self) -> None:
@@ -121,15 +115,32 @@ class Server:
                 child.wait(max(0.0, deadline - time.monotonic()))
         left = {p.pid: p for p in [*known, *self.processes()]}
         alive = _still(left.values(), _LEAVE_S)
-        self._tell(alive, signal.SIGKILL)
+        _tell(alive, signal.SIGKILL)
         for child in self._children:
             child.wait()
         _still(alive, _LEAVE_S)
 
-    def _tell(self, processes: Sequence[psutil.Process], number: signal.Signals) -> None:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+
+def end_leftovers() -> int:
+    """Kill the servers of runs that were killed themselves, frozen as they may be; how many processes there were."""
+    left = [p for p, mark in _marked() if not psutil.pid_exists(int(mark.partition("-")[0]))]
+    _tell(left, signal.SIGKILL)
+    return len(left)
+
+
+def _marked() -> Iterator[tuple[psutil.Process, str]]:
+    """Processes that a run started, or that inherited its mark, with the mark."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            _, found, rest = path.read_bytes().partition(f"{_MARK}=".encode())
+            if found:
+                yield psutil.Process(int(path.parent.name)), rest.partition(b"\0")[0].decode()
+
+
+def _tell(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def _still(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:

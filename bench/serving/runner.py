@@ -6,7 +6,7 @@ import time
 
 from bench.serving.clients import ClientFailed
 from bench.serving.deployed import CANNOT, Deployed
-from bench.serving.fleet import Key, pythons, remove_old_work, say, servers, words, work_folder
+from bench.serving.fleet import Key, clear_away, pythons, say, servers, words, work_folder
 from bench.serving.inprocess import InProcess, workload_of
 from bench.serving.models import MODELS, Model
 from bench.serving.options import Options
@@ -17,7 +17,7 @@ from modelyard.domain.workload import Protocol
 
 def run(options: Options, results: Results) -> None:
     """Fill `results`; what was measured before an interruption stays in it."""
-    remove_old_work(options)
+    clear_away(options)
     python = pythons(options, results)
     started = time.monotonic()
     try:

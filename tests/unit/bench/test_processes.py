@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.serving.processes import Server, ServerDied
+from bench.serving.processes import Server, ServerDied, end_leftovers
+
+ROOT = Path(__file__).parents[3]
 
 # a parent whose child starts a session of its own, as some peers' workers do, and outlives it
 DETACHED = """
@@ -68,3 +71,25 @@ def test_a_server_that_ends_tells_its_last_error(tmp_path: Path) -> None:
     with pytest.raises(ServerDied, match="exit code 1: ValueError: no model there"):
         server.check()
     server.end()
+
+
+def test_what_a_killed_run_left_is_found_and_ended_and_nothing_else(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from bench.serving.processes import Server
+import os, signal
+server = Server([["sleep", "60"]], {{}}, Path({str(tmp_path)!r}))
+server.freeze()
+print(server.processes()[0].pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    left = psutil.Process(int(run.stdout))
+    other = started(tmp_path)
+    try:
+        until(lambda: left.status() == psutil.STATUS_STOPPED)
+        assert end_leftovers() >= 1
+        until(lambda: not left.is_running() or left.status() == psutil.STATUS_ZOMBIE)
+        assert len(other.processes()) == 2
+    finally:
+        other.end()
