@@ -453,3 +453,38 @@ def test_every_method_answers_the_same_on_both_fronts(replicas, name):
     for request in requests_of(name):
         fast, aio = (outcome(replicas[front], name, request) for front in ("fast", "aio"))
         assert fast == aio
+
+
+# --- grpc.health.v1
+
+
+def named(service):
+    return b"\x0a" + bytes((len(service),)) + service.encode() if service else b""
+
+
+@pytest.mark.parametrize("front", ["fast", "aio"])
+def test_health_checks(replicas, front):
+    with grpc.insecure_channel(f"127.0.0.1:{replicas[front].grpc_port}") as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        for service in ("", "inference.GRPCInferenceService"):
+            assert check(named(service), timeout=20) == b"\x08\x01"
+            assert next(watch(named(service), timeout=20)) == b"\x08\x01"
+        assert next(watch(named("nobody"), timeout=20)) == b"\x08\x03"
+        for message, code in ((named("nobody"), grpc.StatusCode.NOT_FOUND), (b"?", grpc.StatusCode.INVALID_ARGUMENT)):
+            with pytest.raises(grpc.RpcError) as caught:
+                check(message, timeout=20)
+            assert caught.value.code() is code
+
+
+@pytest.mark.parametrize("front", ["fast", "aio"])
+def test_a_watcher_sees_the_drain_and_does_not_hold_it_up(front, tmp_path):
+    with replica(tmp_path, scripted("scale"), grpc_front=GrpcFront(front), drain_timeout_s=60.0) as running:
+        with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+            seen = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=40)
+            assert next(seen) == b"\x08\x01"
+            running.terminate()
+            told = list(seen)
+            # grpcio's stopping server sometimes ends a stream without its last message
+            assert told == [b"\x08\x02"] or (front == "aio" and told == [])
+        assert running.process.wait(20) == 0
