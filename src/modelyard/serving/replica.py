@@ -110,12 +110,13 @@ class Replica:
     async def _start_grpc(self) -> None:
         if self.spec.grpc_port is None:
             return
-        from modelyard.serving.grpc import fronts
+        from modelyard.serving.grpc import fronts, health
         from modelyard.serving.oip.service import methods  # protobuf: only where gRPC is wanted
         from modelyard.serving.tfs.service import methods as tfs_methods
 
         spec, port = self.spec, self.spec.grpc_port
         table = {**methods(self.plane), **tfs_methods(self.plane)}
+        table |= health.methods(self.plane, table)
         self._grpc = await fronts.start(
             spec, self.plane, table, self._pool, lambda: bind(spec.host, port, reuse_port=spec.reuse_port)
         )
