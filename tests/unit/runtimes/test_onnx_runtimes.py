@@ -170,3 +170,23 @@ def test_openvino_without_its_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"cannot load 'model\.xml'") as caught:
         OpenvinoRuntime().load(built.artifact, RuntimeOptions())
     assert ".bin" in caught.value.hint
+
+
+BRAIN = Signature((TensorSpec("x", Datatype.BF16, ("batch", 2)),), (TensorSpec("y", Datatype.BF16, ("batch", 2)),))
+
+
+@pytest.mark.parametrize("runtime", [OnnxRuntime(), OpenvinoRuntime()], ids=lambda r: r.name)
+def test_a_float32_tensor_may_be_declared_bf16_and_a_native_one_is_refused(tmp_path: Path, runtime: Any) -> None:
+    value = helper.make_tensor_value_info
+    for name, kind in (("wide", TensorProto.FLOAT), ("native", TensorProto.BFLOAT16)):
+        write(
+            tmp_path / f"{name}.onnx",
+            [helper.make_node("Identity", ["x"], ["y"])],
+            [value("x", kind, ["batch", 2])],
+            [value("y", kind, ["batch", 2])],
+        )
+    wide = runtime.load(artifact(tmp_path, "wide.onnx", "onnx", BRAIN), RuntimeOptions())
+    given = np.array([[1.5, -2.0]], np.float32)
+    np.testing.assert_array_equal(wide.predict({"x": given})["y"], given)
+    with pytest.raises((InvalidInput, Unsupported)):
+        runtime.load(artifact(tmp_path, "native.onnx", "onnx", BRAIN), RuntimeOptions())
