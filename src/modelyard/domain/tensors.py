@@ -83,9 +83,7 @@ _NUMPY: dict[Datatype, np.dtype[np.generic]] = {
     Datatype.BYTES: np.dtype(np.object_),
 }
 _BY_NUMPY = {
-    dtype.str[1:]: datatype
-    for datatype, dtype in _NUMPY.items()
-    if datatype not in (Datatype.BYTES, Datatype.BF16)
+    dtype.str[1:]: datatype for datatype, dtype in _NUMPY.items() if datatype not in (Datatype.BYTES, Datatype.BF16)
 }
 _WIRE_BYTES = {datatype: dtype.itemsize for datatype, dtype in _NUMPY.items()} | {Datatype.BYTES: 0, Datatype.BF16: 2}
 
