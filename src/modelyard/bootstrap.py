@@ -206,8 +206,8 @@ class Yard:
         return self.deployer.list()
 
     def service(self, name: str) -> ServiceStatus:
-        """One service. Raises NotFound."""
-        return self.deployer.status(name)
+        """One service, and what each of its versions did, summed over its replicas. Raises NotFound."""
+        return self.deployer.show(name)
 
     def stop(self, name: str) -> None:
         """Drain and stop a service. Raises NotFound."""

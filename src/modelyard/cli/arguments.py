@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from modelyard.domain.errors import InvalidInput, NotFound
 
-if TYPE_CHECKING:
-    from modelyard.domain.artifacts import Target
+_SHARE = re.compile(r"[0-9]*\.?[0-9]+")
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b?|b)?", re.IGNORECASE)
-_UNIT: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_BINARY_UNIT: Final = {"k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from modelyard.domain.artifacts import Target
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -41,13 +41,12 @@ def targets(text: str) -> tuple[Target, ...]:
 
 def size(text: str, option: str) -> int:
     """`2GiB`, `500MB`, `1048576` -> bytes."""
-    match = _SIZE.fullmatch(text.strip())
-    unit = (match[2] or "").lower().rstrip("b") if match else ""
-    factor = _BINARY_UNIT[unit[0]] if unit.endswith("i") else _UNIT[unit]
-    value = int(float(match[1]) * factor) if match else 0
-    if value < 1:
-        raise InvalidInput(f"{option} {text} is not a size", hint=f"write e.g. {option} 2GiB")
-    return value
+    from modelyard.domain.sizes import parse_size
+
+    try:
+        return parse_size(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{option} {text} is not a size", hint=f"write e.g. {option} 2GiB") from error
 
 
 def ports(http: int, grpc: int) -> None:
@@ -56,6 +55,44 @@ def ports(http: int, grpc: int) -> None:
         raise InvalidInput(
             f"--port and --grpc-port are both {http}", hint="give two ports, or leave one out: a free one is taken"
         )
+
+
+def shares(texts: list[str]) -> dict[str, float]:
+    """`digits:4=0.1` of each --canary -> {"digits:4": 0.1}; shares are above 0 and at most 1."""
+    found: dict[str, float] = {}
+    for ref, text in (_pair(text, "--canary", "digits:4=0.1") for text in texts):
+        share = float(text) if _SHARE.fullmatch(text) else 0.0
+        if not 0.0 < share <= 1.0:
+            raise InvalidInput(
+                f"--canary {ref}={text}: '{text}' is not a share",
+                hint="write a number above 0 and at most 1, e.g. --canary digits:4=0.1",
+            )
+        _once(found, ref, "--canary")
+        found[ref] = share
+    return found
+
+
+def labels(texts: list[str]) -> dict[str, str]:
+    """`next=digits:4` of each --label -> {"next": "digits:4"}."""
+    from modelyard.domain.versions import check_name
+
+    found: dict[str, str] = {}
+    for name, ref in (_pair(text, "--label", "next=digits:4") for text in texts):
+        _once(found, check_name(name, "label"), "--label")
+        found[name] = ref
+    return found
+
+
+def _pair(text: str, option: str, example: str) -> tuple[str, str]:
+    left, equals, right = (part.strip() for part in text.rpartition("="))
+    if not (left and equals and right):
+        raise InvalidInput(f"{option} {text} has not two sides", hint=f"write e.g. {option} {example}")
+    return left, right
+
+
+def _once(found: Mapping[str, object], key: str, option: str) -> None:
+    if key in found:
+        raise InvalidInput(f"{option} {key} is given twice", hint="give it once")
 
 
 def service_name(text: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,14 +35,32 @@ def deploy(
     grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="gRPC port; 0: a free one.")] = 0,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a running service of this name.")] = False,
+    serving: Annotated[
+        Path | None,
+        typer.Option("--serving", metavar="FILE", help="YAML with more settings: TLS, queue, cache, traces."),
+    ] = None,
+    canary: Annotated[
+        list[str] | None,
+        typer.Option("--canary", metavar="REF=SHARE", help="Another version and its share: digits:4=0.1. Repeatable."),
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option("--shadow", metavar="REF", help="Another version: gets copies, its answers are compared."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=REF", help="A version clients reach by this name. Repeatable."),
+    ] = None,
 ) -> None:
     """Start a version as a service. What is not given is taken from the last publish of the version.
 
-    Only the source and artifacts proven equal to it can be deployed.
+    Only the source and artifacts proven equal to it can be deployed. What --serving, --canary, --shadow and --label
+    say holds for this deployment: --replace without them ends it.
     """
     from modelyard.cli import tables
     from modelyard.domain.artifacts import Target
     from modelyard.domain.configuration import Batching
+    from modelyard.manifest.serving_file import load_serving
     from modelyard.workflow.values import DeployRequest
 
     arguments.ports(port, grpc_port)
@@ -61,6 +80,10 @@ def deploy(
         http_port=port,
         grpc_port=grpc_port,
         replace=replace,
+        serving=load_serving(serving) if serving else None,
+        canary=arguments.shares(canary or []),
+        shadow=shadow,
+        labels=arguments.labels(label or []),
     )
     cores = len(os.sched_getaffinity(0))
     if threads is not None and threads > cores:

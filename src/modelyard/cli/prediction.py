@@ -43,11 +43,11 @@ def predict(
     JSON is a V2 body {"inputs": [{name, shape, datatype, data}]} or {NAME: nested list}.
     """
     from modelyard.cli import tables, tensor_files
-    from modelyard.client import Client
+    from modelyard.workflow.calling import client_of
 
     with session.yard() as yard:
         running = yard.service(service).service
-        with Client(running.endpoint.url) as client:
+        with client_of(running) as client:
             signature = client.metadata(running.model).signature
         tensors = tensor_files.read(source, signature)
         try:

@@ -161,8 +161,22 @@ def endpoint_rows(service: Service) -> list[tuple[str, RenderableType]]:
     return [
         ("service", Text(service.name, style="bold")),
         ("version", f"{service.model}:{service.version}"),
+        ("beside it", ", ".join(_beside(service))),
         ("configuration", service.configuration.label),
         ("HTTP", service.endpoint.url),
         ("gRPC", service.endpoint.grpc_address or ""),
+        ("Unix socket", service.serving.replica.unix_socket or ""),
         ("stop it", f"yard services stop {service.name}"),
     ]
+
+
+def _beside(service: Service) -> list[str]:
+    """The other versions and what each is for: `digits:4 (canary 0.1)`."""
+    policy = service.policy
+    found = []
+    for other in service.others:
+        roles = [f"canary {policy.canary[other.version]:g}"] if other.version in policy.canary else []
+        roles += ["shadow"] if other.version == policy.shadow else []
+        roles += [f"label {label}" for label, version in sorted(policy.labels.items()) if version == other.version]
+        found.append(f"{service.model}:{other.version} ({', '.join(roles)})")
+    return found

@@ -23,12 +23,12 @@ def ls(session: Session) -> None:
 
 
 def show(session: Session, name: Name) -> None:
-    """Show one service: configuration, endpoint, replicas."""
+    """Show one service: configuration, endpoint, replicas, what each version did, how a shadow compares."""
     with session.yard() as yard:
         status = yard.service(name)
-    from modelyard.cli import tables
+    from modelyard.cli import service_tables
 
-    session.output.emit("service-status", status, lambda: tables.service(status))
+    session.output.emit("service-status", status, lambda: service_tables.service(status))
 
 
 def logs(

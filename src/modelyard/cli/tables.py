@@ -270,40 +270,6 @@ def services(found: Sequence[ServiceStatus]) -> RenderableType:
     )
 
 
-def service(status: ServiceStatus) -> RenderableType:
-    s = status.service
-    c = s.configuration
-    rows = [
-        (str(r.index), word(r.state), _or_none(r.pid), str(r.restarts), when(r.started_at), r.detail)
-        for r in status.replicas
-    ]
-    limit = size(c.memory_limit_bytes) if c.memory_limit_bytes else "none"
-    return Group(
-        facts(
-            [
-                ("state", word(status.state)),
-                ("detail", status.detail),
-                *endpoint_rows(s),
-                ("batching", f"up to {c.batching.max_size} rows, waits at most {c.batching.max_delay_us} us"),
-                ("queue", f"{c.queue.max_requests} requests, {c.queue.max_wait_s:g} s"),
-                ("memory limit", f"{limit} per replica"),
-                ("since", when(s.created_at)),
-                ("files", s.directory),
-            ]
-        ),
-        section(
-            "Replicas",
-            table(
-                ("#", "state", "pid", "restarts", "since", "detail"),
-                rows,
-                right=">=",
-                empty="none run",
-                spare=("since",),
-            ),
-        ),
-    )
-
-
 def deployed(service: Service) -> RenderableType:
     return facts(endpoint_rows(service))
 

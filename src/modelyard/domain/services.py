@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from modelyard.domain.artifacts import LocalArtifact
@@ -59,7 +59,8 @@ class VersionPolicy:
 
     `latest` n newest versions, or exactly `versions`, or (both unset) all. `labels` name versions for clients.
     `canary` gives versions a share (0..1) of the requests that name neither version nor label; the rest goes to the
-    latest. `shadow`: a version that gets a copy of those requests, whose answers are only compared.
+    latest, or to `default` where one is named. `shadow`: a version that gets a copy of those requests, whose answers
+    are only compared.
     """
 
     latest: int | None = None
@@ -67,6 +68,7 @@ class VersionPolicy:
     labels: dict[str, int] = field(default_factory=dict)
     canary: dict[int, float] = field(default_factory=dict)
     shadow: int | None = None
+    default: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +159,16 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where clients call."""
+    """Where clients call; with `tls` both ports speak it."""
 
     host: str
     http_port: int
     grpc_port: int | None = None
+    tls: bool = False
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.http_port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.http_port}"
 
     @property
     def grpc_address(self) -> str | None:
@@ -181,8 +184,109 @@ class ServiceState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """What a service changes of its configuration's queue; None leaves it. `slo_ms` of 0: no latency target."""
+
+    max_requests: int | None = None
+    max_wait_s: float | None = None
+    priorities: int | None = None
+    default_priority: int | None = None
+    slo_ms: float | None = None
+
+    def over(self, base: QueuePolicy) -> QueuePolicy:
+        """`base` with these changes. Raises InvalidInput where the two do not fit together."""
+        return QueuePolicy(
+            max_requests=self.max_requests or base.max_requests,
+            max_wait_s=self.max_wait_s or base.max_wait_s,
+            priorities=self.priorities or base.priorities,
+            default_priority=self.default_priority or base.default_priority,
+            slo_ms=base.slo_ms if self.slo_ms is None else self.slo_ms or None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingSettings:
+    """What a service changes of its configuration's batching; None leaves it."""
+
+    max_size: int | None = None
+    max_delay_us: int | None = None
+    max_cost: int | None = None
+
+    def over(self, base: Batching) -> Batching:
+        """`base` with these changes."""
+        return Batching(
+            max_size=self.max_size or base.max_size,
+            max_delay_us=base.max_delay_us if self.max_delay_us is None else self.max_delay_us,
+            max_cost=self.max_cost or base.max_cost,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The section `model`: how each version of the model runs in a replica. See `ServedModel`."""
+
+    instances: int = 1
+    isolation: Isolation = Isolation.AUTO
+    weight: float = 1.0
+    cache_bytes: int = 0
+    coalesce: bool = False
+    classes: tuple[str, ...] = ()
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    batching: BatchingSettings = field(default_factory=BatchingSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class CallerIdentity:
+    """What yard's own calls (probe, predict, statistics) show a service that asks its clients for a certificate."""
+
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """The section `replica`: how a replica meets its clients. See `ReplicaSpec`. Paths are absolute."""
+
+    tls: Tls | None = None
+    caller: CallerIdentity | None = None
+    unix_socket: str | None = None
+    tracing: Tracing = field(default_factory=Tracing)
+    triton_metrics: bool = False
+    max_body_bytes: int = 64 * 1024 * 1024
+    drain_timeout_s: float = 20.0
+    grpc_front: GrpcFront = GrpcFront.FAST
+    max_running: int | None = None
+    repository: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All settings of a service; `file` is where they were read from."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    replica: ReplicaSettings = field(default_factory=ReplicaSettings)
+    file: str = ""
+
+    def of_replica(self) -> Serving:
+        """These settings without the model's: what a service keeps where its model's are measured anew."""
+        return replace(self, model=ModelSettings())
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A further version of a service's model in its replicas, and the configuration it runs by."""
+
+    version: int
+    configuration: Configuration
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
-    """A deployed configuration. `directory` holds the engine's state and the replicas' logs."""
+    """A deployed configuration. `directory` holds the engine's state and the replicas' logs.
+
+    `others` are the versions beside the service's own; `policy` says who gets which requests, `serving` how they are
+    served.
+    """
 
     name: str
     model: str
@@ -192,3 +296,6 @@ class Service:
     directory: str
     created_at: str
     purpose: str = "service"
+    others: tuple[Release, ...] = ()
+    policy: VersionPolicy = field(default_factory=VersionPolicy)
+    serving: Serving = field(default_factory=Serving)

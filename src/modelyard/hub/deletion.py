@@ -16,10 +16,10 @@ from modelyard.hub.schema import (
     artifacts,
     conversions,
     measurements,
-    services,
     version_files,
     versions,
 )
+from modelyard.hub.services import owners
 from modelyard.hub.values import Freed
 from modelyard.hub.vault import Vault
 from modelyard.hub.words import drop_words
@@ -72,8 +72,7 @@ def delete_version(database: Database, vault: Vault, ref: ModelRef, *, force: bo
 
 
 def _refuse_if_served(connection: Connection, row: int, ref: str) -> None:
-    query = select(services.c.name).where(services.c.version_id == row).order_by(services.c.name)
-    names = [str(r[0]) for r in connection.execute(query)]
+    names = [name for name, version, _ in owners(connection) if version == row]
     if names:
         raise Conflict(
             f"{ref} is served by {', '.join(names)}",

@@ -16,8 +16,8 @@ from modelyard.hub.database import Database
 from modelyard.hub.decisions import Decisions
 from modelyard.hub.measurements import Measurements
 from modelyard.hub.records import file_lists
-from modelyard.hub.schema import measurements, services
-from modelyard.hub.services import Services
+from modelyard.hub.schema import measurements
+from modelyard.hub.services import Services, owners
 from modelyard.hub.values import Clock, Freed, utc_now
 from modelyard.hub.vault import Vault
 from modelyard.hub.versions import Versions
@@ -99,6 +99,5 @@ class Hub:
             known = {str(row[0]) for row in samples}
             trees = file_lists(connection)
             known.update(tree_key(files) for files in trees.values())
-            rows = connection.execute(select(services.c.artifact_id, services.c.version_id))
-            owners = {owner for row in rows for owner in row}
-        return known, {tree_key(trees[owner]) for owner in owners if owner in trees}
+            running = {owner for _, *both in owners(connection) for owner in both}
+        return known, {tree_key(trees[owner]) for owner in running if owner in trees}

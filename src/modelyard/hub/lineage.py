@@ -9,7 +9,8 @@ from modelyard.domain.decision import Decision
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef
 from modelyard.hub.records import from_json, load_artifacts, load_version, version_id
-from modelyard.hub.schema import alias_events, artifacts, conversions, decisions, measurements, services, versions
+from modelyard.hub.schema import alias_events, artifacts, conversions, decisions, measurements, versions
+from modelyard.hub.services import owners
 from modelyard.hub.values import Lineage, Replacement
 
 
@@ -19,14 +20,13 @@ def load_lineage(connection: Connection, ref: ModelRef) -> Lineage:
     tried = select(conversions.c.body).where(conversions.c.version_id == row).order_by(conversions.c.sequence)
     measured = select(measurements.c.body).where(measurements.c.version_id == row).order_by(measurements.c.sequence)
     decided = select(decisions.c.body).where(decisions.c.version_id == row).order_by(decisions.c.sequence)
-    serving = select(services.c.name).where(services.c.version_id == row).order_by(services.c.name)
     return Lineage(
         version=load_version(connection, ref),
         artifacts=tuple(load_artifacts(connection, artifacts.c.version_id == row)),
         conversions=tuple(from_json(r[0], Conversion) for r in connection.execute(tried)),
         measurements=tuple(from_json(r[0], Measurement) for r in connection.execute(measured)),
         decisions=tuple(from_json(r[0], Decision) for r in connection.execute(decided)),
-        services=tuple(str(r[0]) for r in connection.execute(serving)),
+        services=tuple(name for name, version, _ in owners(connection) if version == row),
         replacements=_replacements(connection, row),
     )
 

@@ -64,6 +64,18 @@ class Services:
         return found
 
 
+def owners(connection: Connection) -> list[tuple[str, int, str]]:
+    """Of every service: its name, and the version's row and the artifact that it runs from; one for each version."""
+    found = []
+    for row in connection.execute(select(services).order_by(services.c.name)):
+        found.append((str(row.name), int(row.version_id), str(row.artifact_id)))
+        service = from_json(row.body, Service)
+        for other in service.others:
+            ref = ModelRef(service.model, version=other.version)
+            found.append((service.name, version_id(connection, ref), other.configuration.artifact))
+    return found
+
+
 def _get(connection: Connection, name: str) -> Service | None:
     body = connection.execute(select(services.c.body).where(services.c.name == name)).scalar()
     return None if body is None else from_json(body, Service)

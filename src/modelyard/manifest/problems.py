@@ -29,12 +29,16 @@ _EXPECTED = {
 
 @dataclass
 class Problems:
-    """Collects problems of one manifest; `raise_if_any` tells them all in one InvalidInput, in the file's order."""
+    """Collects problems of one file; `raise_if_any` tells them all in one InvalidInput, in the file's order.
+
+    `check` is the command that checks the file again; empty: that of a manifest.
+    """
 
     source_name: str
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     paths: set[KeyPath] = field(default_factory=set)
     _found: list[tuple[int, str]] = field(default_factory=list)
+    check: str = ""
 
     def add(self, path: KeyPath, message: str, *, line: int | None = None) -> None:
         """Note that the value at `path` is wrong; `message` says what was expected."""
@@ -66,7 +70,7 @@ class Problems:
             f"{self.source_name} has {count} problem{'s' if count > 1 else ''}",
             why="\n".join(text for _, text in sorted(self._found, key=lambda found: found[0])),
             hint=f"correct {'these lines' if count > 1 else 'this line'}, "
-            f"then check with: yard register {self.source_name} --dry-run",
+            f"then check with: {self.check or f'yard register {self.source_name} --dry-run'}",
         )
 
     def _line(self, path: KeyPath) -> int:

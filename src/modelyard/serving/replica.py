@@ -88,7 +88,7 @@ class Replica:
         listener = bind(spec.host, spec.http_port, reuse_port=spec.reuse_port)
         if spec.grpc_port:  # known now, not after minutes of loading, and without grpc's own lines on stderr
             bind(spec.host, spec.grpc_port, reuse_port=spec.reuse_port).close()
-        self._http = http = Listeners(self._front, spec.tls, spec.unix_socket)
+        self._http = http = Listeners(self._front, spec.tls, spec.unix_socket, take_over=spec.reuse_port)
         sweeper = loop.create_task(self._sweep())
         try:
             if not self.spec.reuse_port:  # alone on its port: liveness is answered while models load

@@ -5,22 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from modelyard.client import Client
 from modelyard.convert import plan_targets
 from modelyard.dispatch import Engine
 from modelyard.domain.artifacts import Artifact, Standing, Target
 from modelyard.domain.configuration import Batching, Configuration
 from modelyard.domain.errors import Conflict, InvalidInput, NotFound, Rejected
-from modelyard.domain.services import Endpoint, ReplicaSpec, ServedModel, Service, ServiceState
+from modelyard.domain.services import (
+    Endpoint,
+    Release,
+    ReplicaSpec,
+    ReplicaState,
+    ServedModel,
+    Service,
+    ServiceState,
+    Serving,
+)
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version, check_name
 from modelyard.hub import Hub
-from modelyard.workflow.planning import naive
+from modelyard.workflow.calling import client_at, client_of, traffic
+from modelyard.workflow.classes import class_names
+from modelyard.workflow.planning import naive, with_slo
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.proof import Proof
+from modelyard.workflow.releases import Releases
 from modelyard.workflow.rows import Rows
 from modelyard.workflow.values import DeployRequest, ServiceStatus
 
@@ -35,6 +47,11 @@ class Deployer:
     rows: Rows
     now: Callable[[], str]
 
+    @property
+    def releases(self) -> Releases:
+        """What reads the further versions of a request."""
+        return Releases(self.hub, self.rows)
+
     def deploy(self, ref: str, request: DeployRequest, listener: Listener) -> Service:
         """Deploy a version as the request says. Raises NotFound, Conflict, Rejected, Unsupported, BackendFailed."""
         version = self.hub.versions.get(ModelRef.parse(ref))
@@ -42,19 +59,26 @@ class Deployer:
         return self.start(version, configuration, request, listener)
 
     def configure(self, version: Version, request: DeployRequest) -> Configuration:
-        """The configuration a request means: the published choice, or the naive one, with the request's changes."""
+        """The configuration a request means: the published choice, or the naive one, with the request's changes.
+
+        Where neither has a latency target for the queue, the version's SLO is it.
+        """
         base = self.chosen(version)
         if base is None or (request.target and request.target != base.target):
             base = self._default(version, request)
         runtime = request.runtime or base.runtime
         self.proof.check(self.hub.artifacts.get(base.artifact), runtime)
+        if base.queue.slo_ms is None:
+            base = with_slo(base, version.definition.slo)
+        model = (request.serving or Serving()).model
         return replace(
             base,
             runtime=runtime,
             device=request.device or base.device,
             threads=request.threads or base.threads,
             replicas=request.replicas or base.replicas,
-            batching=request.batching or base.batching,
+            batching=request.batching or model.batching.over(base.batching),
+            queue=model.queue.over(base.queue),
             memory_limit_bytes=request.memory_limit_bytes or base.memory_limit_bytes,
         )
 
@@ -103,12 +127,19 @@ class Deployer:
         """Start (or, with `request.replace`, roll) the service and record it once it has answered."""
         name = request.name or version.model
         running = self.check(version, request)
+        policy, beside = self.releases.resolve(version, request)
+        others = tuple(Release(v.number, self._beside(v, configuration, request)) for v in beside)
+        serving = request.serving or Serving()
         listener(Progress(Step.DEPLOY, f"starting {name}: {configuration.label}"))
         spec = self.spec(version, configuration, name, request)
-        probe = self.probe(version)
+        spec = replace(spec, models=(*spec.models, *self._models(beside, others, serving)))
+        spec = replace(spec, policies={version.model: policy} if beside or policy.labels else {})
+        probe = self.probe((version, *beside), serving)
         if running is not None:
             listener(Progress(Step.DEPLOY, f"replacing {running.model}:{running.version} without a gap"))
             self.engine.roll(name, spec, configuration.replicas, probe)
+            if running.serving.file and request.serving is None:
+                listener(Progress(Step.DEPLOY, f"without --serving: the settings of {running.serving.file} end"))
             endpoint, created_at = running.endpoint, running.created_at
         else:
             endpoint, created_at = self.engine.start(name, spec, configuration.replicas, probe), self.now()
@@ -120,6 +151,9 @@ class Deployer:
             endpoint=endpoint,
             directory=str(self.engine.directory(name)),
             created_at=created_at,
+            others=others,
+            policy=policy,
+            serving=serving,
         )
         try:
             self.hub.services.put(service)
@@ -129,6 +163,34 @@ class Deployer:
             raise
         listener(Progress(Step.DEPLOY, f"{name} answers at {endpoint.url}", 1.0))
         return service
+
+    def _beside(self, version: Version, main: Configuration, request: DeployRequest) -> Configuration:
+        """What a further version runs by: its own published choice, else the main version's knobs on its source.
+
+        Queue and limits belong to the service, so they are the main version's.
+        """
+        own = self.chosen(version)
+        if own is None:
+            own = self._default(version, DeployRequest())
+            batching = main.batching if self.hub.artifacts.get(own.artifact).signature.batched else Batching()
+            own = replace(own, threads=main.threads, batching=batching)
+        self.proof.check(self.hub.artifacts.get(own.artifact), own.runtime)
+        model = (request.serving or Serving()).model
+        return replace(
+            own,
+            device=main.device,
+            threads=request.threads or own.threads,
+            replicas=main.replicas,
+            batching=request.batching or model.batching.over(own.batching),
+            queue=main.queue,
+            memory_limit_bytes=main.memory_limit_bytes,
+        )
+
+    def _models(
+        self, versions: Sequence[Version], releases: Sequence[Release], serving: Serving
+    ) -> Iterator[ServedModel]:
+        for version, release in zip(versions, releases, strict=True):
+            yield self.served(version, release.configuration, serving)
 
     def check(self, version: Version, request: DeployRequest, *, same_model: bool = False) -> Service | None:
         """The running service that the request would replace; None if there is none.
@@ -141,10 +203,12 @@ class Deployer:
             raise InvalidInput(
                 f"HTTP and gRPC cannot share port {request.http_port}", hint="give two, or 0 for free ones"
             )
+        settings = (request.serving or Serving()).replica
         running = self._running(name)
         if running is None:
             for port in (request.http_port, request.grpc_port):
                 _check_free(request.host, port)
+            self._check_socket(settings.unix_socket)
             return None
         if not request.replace or (same_model and running.model != version.model):
             raise Conflict(
@@ -160,7 +224,38 @@ class Deployer:
                 f"service {name} runs at {kept.url} and cannot move to port {moved[0]} while it is replaced",
                 hint=f"leave out the port, or yard services stop {name} first",
             )
+        if kept.tls != (settings.tls is not None):
+            now, then = ("with", "without") if kept.tls else ("without", "with")
+            raise Conflict(
+                f"service {name} runs {now} TLS and cannot go on {then} it while it is replaced",
+                why="old and new replicas share the port for a while, and its clients speak one or the other",
+                hint=f"give --serving with{'' if kept.tls else 'out'} replica.tls, or yard services stop {name} first",
+            )
+        if settings.unix_socket != running.serving.replica.unix_socket:
+            self._check_socket(settings.unix_socket)
         return running
+
+    def _check_socket(self, path: str | None) -> None:
+        """Raise Conflict where somebody listens at a Unix socket's path, or what stands there is none."""
+        if path is None or not os.path.lexists(path):
+            return
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:  # its server is gone: the replica removes it, if it is a socket at all
+                if stat.S_ISSOCK(os.lstat(path).st_mode):
+                    return
+                why = "a file that is no socket stands there"
+            except OSError as error:
+                why = str(error.strerror)
+            else:
+                why = "another process does"
+        raise Conflict(f"cannot listen on {path}", why=why, hint="choose another replica.unix_socket")
+
+    def settings_kept(self, name: str) -> Serving | None:
+        """What a publish keeps of the service it replaces: how its replicas meet clients, not how its model runs."""
+        running = self._running(check_name(name, "service"))
+        return running.serving.of_replica() if running and running.serving.file else None
 
     def _running(self, name: str) -> Service | None:
         """The service of that name if it still runs; a record whose processes are gone is forgotten."""
@@ -177,7 +272,8 @@ class Deployer:
     def temporary(self, version: Version, configuration: Configuration, name: str) -> Iterator[Endpoint]:
         """A service for a measurement: gone on exit, and gone with this process should it die."""
         spec = self.spec(version, configuration, version.model, DeployRequest())
-        endpoint = self.engine.start(name, spec, configuration.replicas, self.probe(version), owner_pid=os.getpid())
+        probe = self.probe((version,), Serving())
+        endpoint = self.engine.start(name, spec, configuration.replicas, probe, owner_pid=os.getpid())
         try:
             yield endpoint
         finally:
@@ -185,11 +281,34 @@ class Deployer:
 
     def spec(self, version: Version, configuration: Configuration, name: str, request: DeployRequest) -> ReplicaSpec:
         """What a replica of this configuration is told. Checks out (and verifies) the artifact's files."""
+        serving = request.serving or Serving()
+        replica = serving.replica
+        return ReplicaSpec(
+            service=name,
+            models=(self.served(version, configuration, serving),),
+            host=request.host,
+            http_port=request.http_port,
+            grpc_port=request.grpc_port,
+            reuse_port=True,
+            memory_limit_bytes=configuration.memory_limit_bytes,
+            drain_timeout_s=replica.drain_timeout_s,
+            max_body_bytes=replica.max_body_bytes,
+            unix_socket=replica.unix_socket,
+            tls=replica.tls,
+            repository=replica.repository,
+            tracing=replica.tracing,
+            triton_metrics=replica.triton_metrics,
+            max_running=replica.max_running,
+            grpc_front=replica.grpc_front,
+        )
+
+    def served(self, version: Version, configuration: Configuration, serving: Serving) -> ServedModel:
+        """One version as its replicas run it."""
         artifact = self.hub.artifacts.get(configuration.artifact)
         self.proof.check(artifact, configuration.runtime)
-        definition = version.definition
+        definition, settings = version.definition, serving.model
         steps = (*definition.preprocess, *definition.postprocess)
-        served = ServedModel(
+        return ServedModel(
             name=version.model,
             version=version.number,
             artifact=self.hub.artifacts.checkout(artifact),
@@ -201,31 +320,29 @@ class Deployer:
             preprocess=definition.preprocess,
             postprocess=definition.postprocess,
             steps_directory=str(self.hub.versions.checkout(version)) if steps else "",
-        )
-        return ReplicaSpec(
-            service=name,
-            models=(served,),
-            host=request.host,
-            http_port=request.http_port,
-            grpc_port=request.grpc_port,
-            reuse_port=True,
-            memory_limit_bytes=configuration.memory_limit_bytes,
+            instances=settings.instances,
+            isolation=settings.isolation,
+            weight=settings.weight,
+            cache_bytes=settings.cache_bytes,
+            coalesce=settings.coalesce,
+            classes=settings.classes or class_names(definition),
         )
 
-    def probe(self, version: Version) -> Callable[[Endpoint], None]:
-        """A real inference through the endpoint: one row of the version's data."""
-        sample = self.rows.sample(version)
+    def probe(self, versions: Sequence[Version], serving: Serving) -> Callable[[Endpoint], None]:
+        """A real inference through the endpoint, by every version: one row of the version's data."""
+        samples = [(version, self.rows.sample(version)) for version in versions]
 
         def infer(endpoint: Endpoint) -> None:
-            with Client(endpoint.url) as client:
-                client.infer(version.model, sample)
+            with client_at(endpoint, serving.replica) as client:
+                for version, sample in samples:
+                    client.infer(version.model, sample, version=version.number if len(samples) > 1 else None)
 
         return infer
 
     def predict(self, name: str, tensors: Tensors) -> dict[str, Tensor]:
         """Answer of a running service. Raises NotFound, Unavailable, InvalidInput."""
         service = self.hub.services.get(name)
-        with Client(service.endpoint.url) as client:
+        with client_of(service) as client:
             return client.infer(service.model, tensors).outputs
 
     def status(self, name: str) -> ServiceStatus:
@@ -237,6 +354,12 @@ class Deployer:
             gone = "its processes and its directory are gone; yard services stop forgets it"
             return ServiceStatus(service, ServiceState.STOPPED, (), gone)
         return ServiceStatus(service, seen.state, seen.replicas, seen.detail)
+
+    def show(self, name: str) -> ServiceStatus:
+        """As `status`, with what each version did and how a shadow compares, summed over the replicas."""
+        found = self.status(name)
+        pids = [r.pid for r in found.replicas if r.pid and r.state is ReplicaState.READY]
+        return replace(found, traffic=traffic(found.service, pids)) if pids else found
 
     def list(self) -> list[ServiceStatus]:
         """Every service the hub knows."""

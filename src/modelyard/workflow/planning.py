@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Batching, Configuration, Slo
@@ -130,3 +130,9 @@ def naive(source: Artifact, runtime: str, cores: int) -> Configuration:
         precision=source.precision,
         threads=cores,
     )
+
+
+def with_slo(configuration: Configuration, slo: Slo | None) -> Configuration:
+    """The configuration whose queue keeps the SLO: it waits for batches, and refuses, as the latency target allows."""
+    slo_ms = None if slo is None else slo.p99_ms
+    return replace(configuration, queue=replace(configuration.queue, slo_ms=slo_ms))

@@ -29,7 +29,7 @@ from modelyard.profile.curve import Curve, CurvePoint, measure_curve
 from modelyard.runtimes import Runtimes
 from modelyard.workflow.alone import alone, free
 from modelyard.workflow.deploying import Deployer, check_target
-from modelyard.workflow.planning import MAX_BATCHES, thread_choices
+from modelyard.workflow.planning import MAX_BATCHES, thread_choices, with_slo
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.rows import Rows
 from modelyard.workflow.values import ProfileRequest
@@ -57,6 +57,8 @@ class Profiling:
         """Measure the product of the request's axes. Raises NotFound, Unsupported, InvalidInput, BackendFailed."""
         version = self.hub.versions.get(ModelRef.parse(ref))
         configurations = self.configurations(version, request)
+        if request.rate_rps is not None:  # a closed loop finds capacity, which refusals would hide
+            configurations = [with_slo(c, version.definition.slo) for c in configurations]
         workloads = [workload(request, batch) for batch in request.batches]
         found: list[Measurement] = []
         total = len(configurations) * len(workloads)
@@ -178,7 +180,7 @@ class Profiling:
 
 @dataclass
 class Bench:
-    """Temporary services of one version, started when first needed and kept while the bench lives.
+    """Temporary services of one version, started when first needed and kept while the bench lives, or until `release`.
 
     Configurations measured together are measured block by block in turns, so that a disturbance hits all alike.
     """
@@ -188,6 +190,11 @@ class Bench:
     again: bool
     stack: ExitStack
     services: dict[Configuration, MeasuredService] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Stop the services started so far; those needed again are started again."""
+        self.stack.close()
+        self.services.clear()
 
     def measure(
         self, configurations: Sequence[Configuration], work: Workload, purpose: str, report: Report

@@ -25,7 +25,7 @@ from modelyard.profile.curve import CurvePoint
 from modelyard.workflow.choosing import choose, confirmed, is_naive, meets, trustworthy
 from modelyard.workflow.converting import Converting
 from modelyard.workflow.deploying import Deployer
-from modelyard.workflow.planning import HEADROOM, candidates, contenders, naive
+from modelyard.workflow.planning import HEADROOM, candidates, contenders, naive, with_slo
 from modelyard.workflow.profiling import Bench, Profiling, reporter
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.registering import Registering
@@ -96,6 +96,7 @@ class Publisher:
             replace=True,
         )
         if request.deploy:  # what would stop the last step is told before the long ones
+            wanted = replace(wanted, serving=self.deployer.settings_kept(wanted.name or version.model))
             self.deployer.check(version, wanted, same_model=True)
         slo = request.slo or version.definition.slo
         with self._timed(seconds, Step.CONVERT):
@@ -146,7 +147,8 @@ class Publisher:
             if slo is None:
                 return self._with_p99(bench, choose(None, [], capacities, source.id), effort, listener)
             rate = slo.rate_rps or round(HEADROOM * _naive_capacity(capacities, source.id), 1)
-            able = self._able(capacities, rate, source.id, listener)
+            able = [with_slo(c, slo) for c in self._able(capacities, rate, source.id, listener)]
+            bench.release()
             work = open_loop(rate, effort.p99_requests, 0)
             measured = bench.measure(able, work, "publish", reporter(listener, work.label))
             choice = self._confirm(bench, Slo(slo.p99_ms, rate), measured, source.id, effort, listener)

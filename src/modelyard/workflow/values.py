@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelyard.domain.artifacts import Artifact, Conversion, Target
 from modelyard.domain.configuration import Batching, Configuration, Slo
 from modelyard.domain.measurement import Measurement
-from modelyard.domain.services import Replica, Service, ServiceState
+from modelyard.domain.services import Replica, Service, ServiceState, Serving
 from modelyard.domain.tensors import Tensor
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Protocol
@@ -19,7 +19,11 @@ class DeployRequest:
     """How to deploy a version. What is None is taken from the last published choice, else from the naive default.
 
     `target` picks the artifact (`onnx:int8-static`); it must be the source or proven. `http_port`/`grpc_port` 0: free
-    ports are chosen.
+    ports are chosen. `serving` is part of each deployment: None means its defaults, also where a service is replaced.
+
+    Further versions of the model in the same replicas, by reference: `canary` gives each its share (0 to 1) of the
+    requests that name no version; `shadow` gets copies of them, and its answers are only compared; `labels` names
+    versions, the deployed one included.
     """
 
     name: str | None = None
@@ -34,6 +38,10 @@ class DeployRequest:
     http_port: int = 0
     grpc_port: int = 0
     replace: bool = False
+    serving: Serving | None = None
+    canary: Mapping[str, float] = field(default_factory=dict)
+    shadow: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +107,61 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionTraffic:
+    """What one version of a service did since its replicas started, and its share of the requests that name none.
+
+    `share` is 0 for a shadow and for a version that is reached by its number or a label only. `refused` were not
+    admitted, or expired in the queue.
+    """
+
+    version: int
+    share: float
+    shadow: bool
+    labels: tuple[str, ...]
+    requests: int
+    failed: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowTraffic:
+    """How a shadow's answers compare with those given, over all replicas.
+
+    Of `offered` requests, `dropped` were not copied (the replica was busy) and `failed` by the shadow; `mismatched` of
+    the `compared` differ in shape, in what is NaN or in a text. Of `rows` that have a best class, it is the same in
+    `rows_agreeing`.
+    """
+
+    version: int
+    offered: int
+    dropped: int
+    failed: int
+    compared: int
+    mismatched: int
+    max_abs_error: float
+    rows: int
+    rows_agreeing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the replicas of a service say of themselves, summed; `error` where not all of them could be asked."""
+
+    versions: tuple[VersionTraffic, ...]
+    shadow: ShadowTraffic | None
+    replicas: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """A service as the hub has it and as the engine sees it now."""
+    """A service as the hub has it and as the engine sees it now; `traffic` where it was asked for, and runs."""
 
     service: Service
     state: ServiceState
     replicas: tuple[Replica, ...]
     detail: str = ""
+    traffic: Traffic | None = None
 
 
 @dataclass(frozen=True, slots=True)

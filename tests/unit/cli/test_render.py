@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from modelyard.cli import evidence, layout, render, tables
+from modelyard.cli import evidence, layout, render, service_tables, tables
 from modelyard.domain.measurement import Interval, Validity, Verdict
 from modelyard.domain.versions import SourceSpec
 from modelyard.hub.values import Lineage
@@ -79,7 +79,7 @@ def test_a_narrow_table_leaves_columns_out_rather_than_breaking_words(width: int
 
 
 def test_a_services_state_stands_under_each_other() -> None:
-    shown = text(tables.service(FakeYard().statuses[0])).partition("Replicas")[0]
+    shown = text(service_tables.service(FakeYard().statuses[0])).partition("Replicas")[0]
     assert (
         len(
             {

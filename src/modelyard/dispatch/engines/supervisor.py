@@ -125,7 +125,7 @@ class Supervisor:
                 grpc = None
                 if plan.spec.grpc_port is not None:
                     grpc = held.enter_context(reserve(address, plan.spec.grpc_port)).getsockname()[1]
-                self.endpoint = Endpoint(callable_host(address), http, grpc)
+                self.endpoint = Endpoint(callable_host(address), http, grpc, plan.spec.tls is not None)
                 log.info("service %s: %d replicas on %s", plan.name, plan.n, self.endpoint)
                 self._slots = [self._slot(index, plan.spec) for index in range(plan.n)]
                 await asyncio.gather(*(slot.start() for slot in self._slots))
@@ -232,14 +232,17 @@ class Supervisor:
 
     async def _try_out(self, spec: ReplicaSpec, probe: Callable[[Endpoint], Awaitable[None]]) -> None:
         """Start one replica of `spec` on private ports and have it probed, so that a bad one never meets a client."""
-        private = replace(spec, http_port=0, grpc_port=None if spec.grpc_port is None else 0, reuse_port=False)
+        private = replace(
+            spec, http_port=0, grpc_port=None if spec.grpc_port is None else 0, reuse_port=False, unix_socket=None
+        )
         trial = self._slot(TRIAL, private, final=True)
         self._passing.append(trial)
         try:
             await trial.start()
             if trial.ready is None:
                 raise BackendFailed("the trial replica ended at once")
-            await probe(Endpoint(callable_host(spec.host), trial.ready.http_port, trial.ready.grpc_port))
+            ready = trial.ready
+            await probe(Endpoint(callable_host(spec.host), ready.http_port, ready.grpc_port, tls=spec.tls is not None))
         finally:
             await trial.end(0)
             self._passing.remove(trial)
@@ -269,6 +272,7 @@ class Supervisor:
                 http_port=self.endpoint.http_port,
                 grpc_port=self.endpoint.grpc_port,
                 reuse_port=True,
+                unix_socket=unix_socket(spec, index),
             )
         return Slot(
             index,
@@ -324,6 +328,11 @@ class Supervisor:
             self.publish()
         elif not confirmed:
             remove_directory(self._directory.path)
+
+
+def unix_socket(spec: ReplicaSpec, index: int) -> str | None:
+    """Each replica has a Unix socket of its own, for the kernel shares ports only: the path, then `path.1`, ..."""
+    return f"{spec.unix_socket}.{index}" if spec.unix_socket and index else spec.unix_socket
 
 
 def remove_directory(path: Path) -> None:

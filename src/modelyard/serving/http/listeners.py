@@ -27,11 +27,16 @@ UNIX_MODE: Final = 0o600
 class Listeners:
     """The HTTP listeners of a replica. Event-loop thread only."""
 
-    def __init__(self, front: HttpFront, tls: Tls | None = None, unix_socket: str | None = None) -> None:
-        """Binds the Unix socket. Raises InvalidInput, Conflict."""
+    def __init__(
+        self, front: HttpFront, tls: Tls | None = None, unix_socket: str | None = None, *, take_over: bool = False
+    ) -> None:
+        """Binds the Unix socket; with `take_over` also where a server listens there, whose place it takes on `start`.
+
+        Raises InvalidInput, Conflict.
+        """
         self._front = front
         self._tls = ServerTls(tls) if tls is not None else None
-        self._unix = bind_unix(Path(unix_socket)) if unix_socket else None
+        self._unix = bind_unix(Path(unix_socket), take_over=take_over) if unix_socket else None
         self._servers: list[asyncio.Server] = []
 
     async def start(self, listener: socket.socket) -> None:
@@ -46,6 +51,7 @@ class Listeners:
         if self._unix is not None:
             server = await loop.create_unix_server(self._front.connection, sock=self._unix.socket, backlog=_BACKLOG)
             self._servers.append(server)
+            self._unix.take_place()
 
     def reload(self) -> None:
         """Read the TLS files again; where that fails the old ones stay in use."""
@@ -69,29 +75,42 @@ class Listeners:
 class UnixSocket:
     """A bound Unix socket that removes its file when closed, unless somebody else's stands there by then."""
 
-    def __init__(self, bound: socket.socket, path: Path) -> None:
+    def __init__(self, bound: socket.socket, path: Path, beside: Path | None = None) -> None:
+        """`beside`: where it was bound instead of `path`, until it takes its place."""
         self.socket = bound
         self._path = path
-        self._inode = path.stat().st_ino
+        self._beside = beside
+        self._inode = (beside or path).stat().st_ino
+
+    def take_place(self) -> None:
+        """Stand at its path from now on: whoever connects meets this socket or the former, and never none."""
+        if self._beside is not None:
+            self._beside.rename(self._path)
+            self._beside = None
 
     def close(self) -> None:
         """Close it and remove its file."""
         self.socket.close()
+        if self._beside is not None:
+            self._beside.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
 
 
-def bind_unix(path: Path) -> UnixSocket:
+def bind_unix(path: Path, *, take_over: bool = False) -> UnixSocket:
     """A bound Unix socket, its file of mode 0600. The file of a server that is gone is replaced.
 
+    With `take_over` it is bound beside its path, for a server that listens there goes on until `take_place`.
     Raises Conflict where somebody listens there, or something else stands there; InvalidInput for an impossible path.
     """
-    _remove_stale(path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}") if take_over and _is_socket(path) else None
+    place = beside or path
+    _remove_stale(place)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        bound.bind(str(path))
-        path.chmod(UNIX_MODE)  # nobody can connect before it listens
+        bound.bind(str(place))
+        place.chmod(UNIX_MODE)  # nobody can connect before it listens
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
@@ -100,7 +119,13 @@ def bind_unix(path: Path) -> UnixSocket:
         hint = "give a path of less than 108 bytes in a folder that the replica may write to"
         raise InvalidInput(f"cannot listen on {path}", why=why, hint=hint) from error
     bound.setblocking(False)
-    return UnixSocket(bound, path)
+    return UnixSocket(bound, path, beside)
+
+
+def _is_socket(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    return False
 
 
 def _remove_stale(path: Path) -> None:

@@ -16,9 +16,9 @@ ALL: Final = VersionPolicy()
 
 
 def named(policy: VersionPolicy) -> set[int]:
-    """The versions that labels, canary or shadow name: they are wanted whatever else the policy says."""
+    """The versions that labels, canary, shadow or default name: they are wanted whatever else the policy says."""
     found = {*policy.labels.values(), *policy.canary}
-    return found if policy.shadow is None else found | {policy.shadow}
+    return found | {v for v in (policy.shadow, policy.default) if v is not None}
 
 
 def wanted(policy: VersionPolicy, available: Iterable[int], extra: Collection[int] = ()) -> set[int]:
@@ -48,6 +48,11 @@ def check(name: str, policy: VersionPolicy, available: Collection[int]) -> None:
         )
     if policy.shadow is not None and policy.shadow in policy.canary:
         raise InvalidInput(f"version {policy.shadow} of model '{name}' is both canary and shadow", hint="choose one")
+    if policy.default is not None and (policy.default == policy.shadow or policy.default in policy.canary):
+        raise InvalidInput(
+            f"version {policy.default} of model '{name}' is the default and also canary or shadow",
+            hint="choose other versions to try",
+        )
     for version in sorted({*policy.versions, *named(policy)}):
         if version not in available:
             raise NotFound(
@@ -59,8 +64,11 @@ def check(name: str, policy: VersionPolicy, available: Collection[int]) -> None:
 
 
 def default(policy: VersionPolicy, serving: Collection[int]) -> int | None:
-    """The version that gets the requests which name none, canaries apart: the latest that is neither canary nor
-    shadow; where there is no such version, the latest canary, then the shadow itself. None where nothing serves."""
+    """The version that gets the requests which name none, canaries apart: the policy's, else the latest that is neither
+    canary nor shadow; where there is no such version, the latest canary, then the shadow itself. None where nothing
+    serves."""
+    if policy.default is not None and policy.default in serving:
+        return policy.default
     plain = [v for v in serving if v != policy.shadow and v not in policy.canary]
     return max(plain or [v for v in serving if v != policy.shadow] or serving, default=None)
 
