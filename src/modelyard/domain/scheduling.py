@@ -24,6 +24,7 @@ SLO_SHARE: Final = 0.75
 cannot know. Less costs no goodput while full batches wait (with 0.9, on a machine whose cores others use at the same
 time, a sixth of what was admitted came too late)."""
 _GAP_WEIGHT: Final = 1 / 16
+_LEAST_SHARE: Final = 1 / (PASSED_OVER + 1)
 _deadline = attrgetter("deadline")
 
 
@@ -83,14 +84,19 @@ class Group(Generic[T]):
 
 
 class Level(Generic[T]):
-    """One priority's waiting requests, by shape. `passed`: batches of higher priorities since its last."""
+    """One priority's waiting requests, by shape.
 
-    __slots__ = ("groups", "passed", "rows")
+    `passed`: batches of higher priorities since its last. `share`: what it got lately of the batches formed while it
+    waited, as higher priorities take their part first.
+    """
+
+    __slots__ = ("groups", "passed", "rows", "share")
 
     def __init__(self) -> None:
         self.groups: dict[Hashable, Group[T]] = {}
         self.rows = 0
         self.passed = 0
+        self.share = 1.0
 
 
 class Scheduler(Generic[T]):
@@ -130,7 +136,9 @@ class Scheduler(Generic[T]):
         self._max_requests = policy.max_requests
         self._max_rows = most_rows(batching, 1) if row_cost is None else batching.max_size
         self._delay_s = batching.max_delay_us * 1e-6
-        self._adapts = policy.slo_ms is not None and batching.max_delay_us == 0 and batching.max_size > 1
+        # where shapes vary, the next arrival may not fit the batch that waits for it
+        one_shape = row_cost is None and batching.max_size > 1
+        self._adapts = one_shape and policy.slo_ms is not None and batching.max_delay_us == 0
         self._waits = self._adapts or self._delay_s > 0.0
         self._lapse_s = 0.0
         self._idle_since: float | None = None
@@ -234,7 +242,7 @@ class Scheduler(Generic[T]):
             if other is level:
                 break
             ahead += other.rows
-        ahead += self._rows_before(item, level)
+        ahead += round(self._rows_before(item, level) / max(level.share, _LEAST_SHARE))
         per_row = self.units / self.rows if self.rows else 1.0
         most = self._full_rows(per_row)
         full, rest = divmod(ahead, most)
@@ -341,10 +349,13 @@ class Scheduler(Generic[T]):
         """Until when a free slot awaits more rows for this group; not after `now`: start it.
 
         With a fixed delay: until the oldest request is that old. With an SLO: while `waiting_pays`, for two mean gaps
-        after the latest arrival at most (an arrival process that stopped is not waited for), and only in the first
-        half of the SLO. Never so long that a deadline passes.
+        after the latest arrival at most (an arrival process that stopped is not waited for), only in the first half of
+        the SLO, and only if nothing else waits. Never so long that a deadline passes.
         """
-        if group.rows >= group.most:
+        joinable = group.rows
+        if self.rows > joinable:
+            joinable = sum(g.rows for level in self.levels if (g := level.groups.get(group.key)) is not None)
+        if joinable >= group.most:
             return now
         queue = group.queue
         head = queue[0]
@@ -354,7 +365,8 @@ class Scheduler(Generic[T]):
         else:
             arrivals = self.arrivals
             cost = self.cost
-            if not (cost.trained and cost.sloped and waiting_pays(len(queue), arrivals.gap_s, cost.b)):
+            alone = self.rows == group.rows
+            if not (alone and cost.trained and cost.sloped and waiting_pays(len(queue), arrivals.gap_s, cost.b)):
                 return now
             until = arrivals.last_s + 2.0 * arrivals.gap_s
             until = min(until, min(item.received for item in queue) + 0.5 * self._slo_s - own)
@@ -367,6 +379,8 @@ class Scheduler(Generic[T]):
         if not rows:
             return None
         level.passed = 0
+        if level.share < 1.0:
+            level.share += _GAP_WEIGHT * (1.0 - level.share)
         if self.rows != level.rows:
             rows = self._fill(level, group, items, rows, now)
         units = rows * group.row_cost
@@ -386,6 +400,7 @@ class Scheduler(Generic[T]):
                 if other is not None and rows < group.most:
                     rows = self._take(lower, other, items, rows, now)
                 lower.passed = 0 if rows > before else lower.passed + 1
+                lower.share += _GAP_WEIGHT * ((rows - before) / rows - lower.share)
         return rows
 
     def _take(self, level: Level[T], group: Group[T], items: list[T], rows: int, now: float) -> int:
