@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
+import weakref
 import zlib
 from time import perf_counter
 
@@ -541,5 +543,51 @@ def test_answers_that_wait_are_bounded_over_all_connections(monkeypatch):
         client.front.sweep(perf_counter())
         assert [t.aborted for t in stuck] == [True, False, False]
         assert not client.transport.aborted
+
+    on(run)
+
+
+def test_an_inference_leaves_nothing_to_the_garbage_collector():
+    """Answered, failed, taken back: no reference cycle remains, so that memory is freed at once."""
+
+    async def run(client):
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(1, 600, 6):
+                client.send(client.request(number) + client.request(number + 2) + client.request(number + 4))
+                first, second, _ = client.executor.works
+                first.reply([b"y"], 0, 1)
+                second.fail(BackendFailed("no"))
+                client.send(frames.rst_stream(number + 4, Code.CANCEL))
+                client.executor.works.clear()
+                client.transport.sent.clear()
+            del first, second, _
+            assert gc.collect() < 50, "of 300 calls"
+        finally:
+            gc.enable()
+
+    on(run)
+
+
+def test_a_connection_leaves_nothing_to_the_garbage_collector():
+    async def run(client):
+        connection = client.front.connection()
+        connection.connection_made(Transport())
+        connection.data_received(frames.PREFACE + frames.settings({}))
+        client.encoder = Encoder()
+        connection.data_received(client.request(1) + client.request(3, "/t.S/Chat"))
+        await client.settle()
+        gone = weakref.ref(connection.transport)
+        gc.collect()
+        gc.disable()
+        try:
+            connection.connection_lost(None)
+            client.executor.works.clear()
+            await client.settle()
+            del connection
+            assert gone() is None
+        finally:
+            gc.enable()
 
     on(run)

@@ -64,6 +64,7 @@ class Connection(Framing):
         self.transport = None
         self.dead = True
         self._abandon_all()
+        self.out.close()
         self.front.left(self)
 
     # --- requests
@@ -298,6 +299,7 @@ class Connection(Framing):
 
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
+        stream.inbox = None  # it holds the stream in turn
         if stream.buffer is not None:
             self._count_partial(-len(stream.buffer))
             stream.buffer = None

@@ -134,6 +134,11 @@ class Outbox:
         else:
             self._finish(stream)
 
+    def close(self) -> None:
+        """The connection is gone: cut the cycle with it, so that no garbage collection is needed."""
+        self._done = _ignore
+        self._waiting.clear()
+
     def drop(self, stream: Stream) -> None:
         """Forget what waits on a stream."""
         self._waiting.pop(stream.id, None)
@@ -192,3 +197,7 @@ class Outbox:
     def _headers(self, stream: Stream, block: bytes, flags: int) -> None:
         note, self._note = self._note, b""
         self.transport.write(frame(HEADERS, END_HEADERS | flags, stream.id, note + block))
+
+
+def _ignore(stream: Stream) -> None:
+    """Instead of a connection that is gone."""
