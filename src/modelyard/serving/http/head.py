@@ -33,7 +33,7 @@ _MAX_TIMEOUT_DIGITS: Final = 12
 class Head:
     """What a request head says. `segments` is the decoded path, split; `length` of the body, -1 if chunked.
 
-    `coding`: how the body is sent ("" for plain; codecs and routes get it plain, so `encoding` is ""). `accepts`: the
+    `coding`: how the body is sent ("" for plain; codecs and routes get it plain). `accepts`: the
     coding that the client would have the answer in ("" for plain). `timeout_s` and `priority` (0: none) are the
     request's own, by header. `problem` is the status and text to answer with where the head is well framed but asks for
     something impossible. `inference` is filled by the connection the first time the head is seen, where it asks for
@@ -47,7 +47,6 @@ class Head:
     old_http: bool
     expects_continue: bool
     header_length: int
-    encoding: str = ""
     coding: str = ""
     accepts: str = ""
     timeout_s: float | None = None

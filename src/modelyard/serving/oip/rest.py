@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import struct
 from math import prod
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 import simdjson
 
-from modelyard.domain.errors import InvalidInput, Unsupported
+from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.oip import wire
+from modelyard.serving.oip.buffers import numbers
 from modelyard.serving.oip.heads import FloatHead, InferHead, InputHead, WholeHead
 from modelyard.serving.oip.plan import (
     PLANS_KEPT,
@@ -47,7 +48,6 @@ _decode_numbers = {
     None: None,
 }
 _encode = msgspec.json.Encoder().encode
-_BUFFERS: dict[str, Literal["d", "i", "u"]] = {"f": "d", "i": "i", "u": "u"}
 
 
 class RestCodec:
@@ -63,8 +63,6 @@ class RestCodec:
 
     def decode(self, interface: Interface, head: Head, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
         """See `decode`."""
-        if head.encoding:
-            raise reject_encoding(head.encoding)
         return decode(interface, head.header_length, body, self._regions)
 
     def render(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
@@ -283,15 +281,7 @@ def _plain_input(item: Any) -> Any:
 def _numbers(data: Any, datatype: str) -> Any:
     """A flat buffer of the array's numbers where it holds nothing else, else plain Python values."""
     dtype = wire.NUMPY.get(datatype)
-    code = _BUFFERS.get(dtype.kind) if dtype is not None else None
-    if code is None or not isinstance(data, simdjson.Array):
+    if dtype is None or not isinstance(data, simdjson.Array):
         return _plain(data)
-    try:
-        return np.frombuffer(data.as_buffer(of_type=code), f"{'f' if code == 'd' else code}8")
-    except (TypeError, ValueError):
-        return data.as_list()
-
-
-def reject_encoding(encoding: str) -> Unsupported:
-    """The answer to a compressed body."""
-    return Unsupported(f"Content-Encoding '{encoding}' is not supported", hint="send the body uncompressed")
+    found = numbers(data, dtype)
+    return data.as_list() if found is None else found[0]

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
-import numpy as np
 import simdjson
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype, Tensor, TensorSpec, from_bf16, to_bf16
 from modelyard.serving.http.head import Head
 from modelyard.serving.oip import wire
+from modelyard.serving.oip.buffers import arrays_in, numbers
 from modelyard.serving.oip.plan import Interface, Plan
 from modelyard.serving.tfs import heads
 from modelyard.serving.tfs.plan import TfsPlan, check_names, plan_of
@@ -28,7 +28,6 @@ Json: TypeAlias = Any
 LARGE_JSON_BYTES: Final = 64 * 1024
 """Bodies above this are parsed off the event loop."""
 SIMDJSON_ABOVE: Final = 4096
-_BUFFERS: Final = {"f": "d", "i": "i", "u": "u"}
 _HEAD: Final = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -200,33 +199,12 @@ def _tensor(spec: TensorSpec, data: Json, brackets: int) -> Tensor:
 def _buffered(spec: TensorSpec, data: Any, brackets: int) -> Tensor | None:
     """Numbers straight from simdjson's tape; None where only the general way can judge.
 
-    A buffer is flat: that the arrays are rectangular follows from the lengths of all but the innermost arrays' items,
-    and from the number of brackets in the body, which an array in place of a number would raise.
+    Here the shape is the arrays' own, so an array in place of a number matters: it shows in the brackets of the body.
     """
-    shape: list[int] = []
-    level: list[Any] = [data]
-    arrays = 0
-    while True:
-        arrays += len(level)
-        lengths = {len(item) for item in level}
-        if len(lengths) != 1:
-            return None
-        shape.append(lengths.pop())
-        if not shape[-1] or not isinstance(level[0][0], simdjson.Array):
-            break
-        level = [inner for item in level for inner in item]
-        if not all(isinstance(inner, simdjson.Array) for inner in level):
-            return None
-    code = _BUFFERS.get(spec.datatype.numpy.kind)
-    if code is None or arrays != brackets:
+    found = numbers(data, spec.datatype.numpy)
+    if found is None or arrays_in(found[1]) != brackets:
         return None
-    try:
-        buffer = np.frombuffer(data.as_buffer(of_type=code), f"{'f' if code == 'd' else code}8")
-    except (TypeError, ValueError):
-        return None
-    if buffer.size != element_count(tuple(shape)):
-        return None
-    return wire.from_json(spec.name, str(spec.datatype), tuple(shape), buffer)
+    return wire.from_json(spec.name, str(spec.datatype), found[1], found[0])
 
 
 def _strings(name: str, data: Json) -> list[bytes]:
