@@ -591,3 +591,25 @@ def test_a_connection_leaves_nothing_to_the_garbage_collector():
             gc.enable()
 
     on(run)
+
+
+def test_messages_that_streams_hold_are_bounded():
+    """Parts of messages and messages that no handler takes count alike, and stop counting when they are taken."""
+
+    async def run(client):
+        part = grpc_message(bytes(90_000))
+        for number in (1, 3):
+            client.send(client.head(number, headers("/t.S/Deaf")) + data(number, part))
+        client.send(client.head(5, headers("/t.S/Chat")) + data(5, part[:1000]))
+        assert client.front.partial == 2 * len(part) + 1000
+        client.send(data(5, part[1000:-1]))
+        await client.done(5)
+        assert client.answer(5)[1]["grpc-status"] == str(Status.RESOURCE_EXHAUSTED.value)
+        assert client.front.partial == 2 * len(part)
+        client.send(frames.rst_stream(1, Code.CANCEL))
+        client.send(client.head(7, headers("/t.S/Chat")) + data(7, grpc_message(b"x"), end=True))
+        await client.done(7)
+        assert client.status(7) == Status.OK
+        assert client.front.partial == len(part)
+
+    on(run)

@@ -76,6 +76,9 @@ def infer(connection: Connection, stream: Stream, codec: InferenceCodec, message
         executor.submit(work)
     except ModelyardError as error:
         connection.fail(stream, error)
+    except Exception:  # noqa: BLE001 - boundary of a call
+        _log.exception("a gRPC inference failed")
+        connection.fail(stream, BackendFailed("the request could not be served"))
 
 
 def start_unary(connection: Connection, stream: Stream, method: Method, message: bytes, *, compressed: bool) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from modelyard.domain.errors import InvalidInput, ModelyardError
+from modelyard.domain.errors import InvalidInput, ModelyardError, Unavailable
 from modelyard.serving.faults import Expired
 from modelyard.serving.grpc.http2 import frames, limits
 from modelyard.serving.grpc.http2.answers import HEAD, OK, Status, of_error, trailers
@@ -90,7 +90,7 @@ class Connection(Framing):
             return
         if method.stream is not None:
             front = self.front
-            inbox = Inbox(front.max_body_bytes, head.encoding, front.pool, lambda: self._taken(stream))
+            inbox = Inbox(front.max_body_bytes, head.encoding, front.pool, lambda n: self._taken(stream, n))
             start_stream(self, stream, method, inbox)
         if flags & frames.END_STREAM:
             self._end_request(stream)
@@ -157,10 +157,7 @@ class Connection(Framing):
         """Any other DATA; False where the stream ended by it."""
         limit, inbox = self.front.max_body_bytes, stream.inbox
         if inbox is not None:
-            try:
-                inbox.feed(part)
-            except InvalidInput as error:
-                inbox.end(error)
+            self._feed(inbox, part)
             return True
         buffer = stream.buffer
         if buffer is None:
@@ -172,12 +169,25 @@ class Connection(Framing):
             self.reject(stream, too_large(size, limit))
         elif len(buffer) > size + PREFIX_BYTES:
             self.refuse(stream, Status.INTERNAL, "a unary request must be exactly one message")
-        elif self._partial > 2 * limit + PREFIX_BYTES or self.front.partial > limits.MAX_PARTIAL_BYTES:
-            text = "the requests that are being received take too much memory"
-            self.refuse(stream, Status.RESOURCE_EXHAUSTED, text)
+        elif self._holds_too_much():
+            self.fail(stream, _too_much())
         else:
             return True
         return False
+
+    def _feed(self, inbox: Inbox, part: bytes) -> None:
+        before = inbox.held
+        try:
+            inbox.feed(part)
+        except InvalidInput as error:
+            inbox.end(error)
+        self._count_partial(inbox.held - before)
+        if self._holds_too_much():
+            inbox.end(_too_much())
+
+    def _holds_too_much(self) -> bool:
+        own = 2 * self.front.max_body_bytes + PREFIX_BYTES
+        return self._partial > own or self.front.partial > limits.MAX_PARTIAL_BYTES
 
     def _give_back(self, stream: Stream) -> None:
         """Let the client send on, unless the handler is behind."""
@@ -187,9 +197,10 @@ class Connection(Framing):
                 self.out.transport.write(frames.window_update(stream.id, stream.unacked))
                 stream.unacked = 0
 
-    def _taken(self, stream: Stream) -> None:
+    def _taken(self, stream: Stream, size: int) -> None:
         """A streaming call's handler took a message."""
         if self.transport is not None and stream.id in self.streams:
+            self._count_partial(-size)
             try:
                 self._give_back(stream)
             except RuntimeError:
@@ -299,7 +310,9 @@ class Connection(Framing):
 
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
-        stream.inbox = None  # it holds the stream in turn
+        if stream.inbox is not None:
+            self._count_partial(-stream.inbox.held)
+            stream.inbox = None  # it holds the stream in turn
         if stream.buffer is not None:
             self._count_partial(-len(stream.buffer))
             stream.buffer = None
@@ -438,3 +451,7 @@ class Connection(Framing):
                 transport.write(frames.ping(_KEEPALIVE_PING, ack=False))
             elif now - self._pinged > limits.KEEPALIVE_ANSWER_S:
                 transport.abort()
+
+
+def _too_much() -> Unavailable:
+    return Unavailable("the requests that are being received take too much memory", retry_after_s=1.0)

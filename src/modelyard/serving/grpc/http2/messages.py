@@ -47,13 +47,13 @@ def decompress(message: bytes, encoding: bytes, limit: int) -> bytes:
 class Inbox:
     """A streaming call's messages: fed by the connection, taken by the handler. Event-loop thread only.
 
-    `taken` is called when a message left the inbox. Iteration ends with the client's side of the
+    `taken` is called with the bytes of a message that left the inbox. Iteration ends with the client's side of the
     stream, and raises what `end` was given.
     """
 
     __slots__ = ("_buffer", "_ended", "_error", "_limit", "_pool", "_ready", "_taken", "_waiter", "encoding", "queued")
 
-    def __init__(self, limit: int, encoding: bytes, pool: Pool, taken: Callable[[], None]) -> None:
+    def __init__(self, limit: int, encoding: bytes, pool: Pool, taken: Callable[[int], None]) -> None:
         self.encoding = encoding
         self.queued = 0
         """Bytes of whole messages that wait here."""
@@ -65,6 +65,11 @@ class Inbox:
         self._ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def held(self) -> int:
+        """Bytes that are here, whole messages or not."""
+        return self.queued + len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         """Take bytes of the stream. Raises TooLarge, InvalidInput."""
@@ -113,8 +118,9 @@ class Inbox:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message, compressed = self._ready.popleft()
-        self.queued -= PREFIX_BYTES + len(message)
-        self._taken()
+        size = PREFIX_BYTES + len(message)
+        self.queued -= size
+        self._taken(size)
         if not compressed:
             return message
         loop = asyncio.get_running_loop()
