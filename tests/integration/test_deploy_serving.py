@@ -14,6 +14,7 @@ import pytest
 
 import modelyard
 from modelyard import DeployRequest
+from modelyard.cli import main
 from modelyard.client import Client, Tls
 from modelyard.domain.configuration import Slo
 from modelyard.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -84,7 +85,9 @@ def served_by(url: str, count: int) -> list[str]:
         return [client.infer("small", {"features": X[:1]}).version for _ in range(count)]
 
 
-def test_a_canary_gets_its_share_and_a_label_leads_to_its_version(yard: modelyard.Yard) -> None:
+def test_a_canary_gets_its_share_and_a_label_leads_to_its_version(
+    yard: modelyard.Yard, capsys: pytest.CaptureFixture[str]
+) -> None:
     request = DeployRequest(canary={"small:2": SHARE}, labels={"next": "small:2", "stable": "small:1"}, replicas=1)
     service = yard.deploy("small:1", request)
     versions = served_by(service.endpoint.url, REQUESTS)
@@ -100,6 +103,8 @@ def test_a_canary_gets_its_share_and_a_label_leads_to_its_version(yard: modelyar
     ]
     assert sum(v.requests for v in traffic.versions) >= REQUESTS
     assert traffic.error == ""
+    assert main(["services", "show", "small", "--home", str(yard.settings.home)]) == 0
+    assert "small:2 (canary 0.1, label next)" in capsys.readouterr().out
 
 
 def test_a_newer_version_that_only_has_a_label_gets_nothing_else(yard: modelyard.Yard) -> None:

@@ -229,6 +229,28 @@ def test_a_unix_socket_that_was_replaced_is_left_to_its_owner(tmp_path):
     assert not path.exists()
 
 
+def test_a_unix_socket_takes_its_place_only_when_told_and_then_at_once(tmp_path):
+    path = tmp_path / "s"
+    first = bind_unix(path, take_over=True)  # nobody is there: it stands at its path
+    first.socket.listen()
+    second = bind_unix(path, take_over=True)
+    before = path.stat().st_ino
+    second.socket.listen()
+    second.take_place()
+    assert path.stat().st_ino != before
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(path))
+        second.socket.setblocking(True)
+        second.socket.accept()[0].close()
+    first.close()
+    assert path.is_socket()  # the first's end does not take the second's file
+    third = bind_unix(path, take_over=True)
+    third.close()  # never took its place, and leaves nothing beside it
+    assert list(tmp_path.iterdir()) == [path]
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
 def test_tritons_client_compresses_both_ways(tmp_path_factory, algorithm, binary):

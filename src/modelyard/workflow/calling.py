@@ -15,6 +15,8 @@ from modelyard.serving.observe.statistics import ModelStatistics, ReplicaStatist
 from modelyard.workflow.values import ShadowTraffic, Traffic, VersionTraffic
 
 _TRIES_PER_REPLICA = 8
+_FAILURES = 3
+"""So many calls may fail: with the timeout of each, a person who waits for the answer gets it in 15 s at most."""
 _TIMEOUT_S = 5.0
 
 
@@ -53,12 +55,15 @@ def _pages(
 
     The kernel picks who answers, so tries are bounded; what went wrong last is told.
     """
-    wanted, found, why = set(pids), dict[int, ReplicaStatistics](), ""
+    wanted, found, why, failures = set(pids), dict[int, ReplicaStatistics](), "", 0
     for _ in range(_TRIES_PER_REPLICA * len(wanted)):
         try:
             page = _ask(endpoint, context)
         except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
             why = f": {error or type(error).__name__}"
+            failures += 1
+            if failures == _FAILURES:
+                break
             continue
         if page.pid in wanted:
             found[page.pid] = page

@@ -130,6 +130,9 @@ class Deployer:
         policy, beside = self.releases.resolve(version, request)
         others = tuple(Release(v.number, self._beside(v, configuration, request)) for v in beside)
         serving = request.serving or Serving()
+        if running is None and serving.replica.unix_socket:
+            for index in range(1, configuration.replicas):  # each replica has one, the first at the path itself
+                self._check_socket(f"{serving.replica.unix_socket}.{index}")
         listener(Progress(Step.DEPLOY, f"starting {name}: {configuration.label}"))
         spec = self.spec(version, configuration, name, request)
         spec = replace(spec, models=(*spec.models, *self._models(beside, others, serving)))

@@ -97,6 +97,9 @@ class Publisher:
         )
         if request.deploy:  # what would stop the last step is told before the long ones
             wanted = replace(wanted, serving=self.deployer.settings_kept(wanted.name or version.model))
+            if wanted.serving is not None:
+                kept = f"the service keeps 'replica' of {wanted.serving.file}; how its model runs is chosen anew"
+                listener(Progress(Step.REGISTER, kept))
             self.deployer.check(version, wanted, same_model=True)
         slo = request.slo or version.definition.slo
         with self._timed(seconds, Step.CONVERT):

@@ -12,6 +12,7 @@ import pytest
 
 from modelyard.domain.artifacts import Outcome, Target
 from modelyard.domain.configuration import Batching, Slo
+from modelyard.domain.services import ModelSettings, Serving
 from modelyard.domain.workload import Arrival, Protocol
 from modelyard.hub.values import DescriptionChanges, MetricFilter, VersionQuery
 from modelyard.workflow.values import DeployRequest, Finding, ProfileRequest, PublishRequest
@@ -209,6 +210,13 @@ def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
         (("publish", "d", "--port", "5555", "--grpc-port", "5555"), "--port and --grpc-port are both 5555"),
         (("deploy", "d", "--name", "No Name"), "'No Name' is not a valid service name"),
         (("publish", "d", "--name", "No Name"), "'No Name' is not a valid service name"),
+        (("deploy", "d", "--canary", "d:2"), "--canary d:2 has not two sides"),
+        (("deploy", "d", "--canary", "d:2=1.5"), "--canary d:2=1.5: '1.5' is not a share"),
+        (("deploy", "d", "--canary", "d:2=nan"), "--canary d:2=nan: 'nan' is not a share"),
+        (("deploy", "d", "--canary", "d:2=.1", "--canary", "d:2=.2"), "--canary d:2 is given twice"),
+        (("deploy", "d", "--label", "=d:2"), "--label =d:2 has not two sides"),
+        (("deploy", "d", "--label", "a/b=d:2"), "'a/b' is not a valid label name"),
+        (("deploy", "d", "--label", "a=d:2", "--label", "a=d:3"), "--label a is given twice"),
     ],
 )
 def test_options_that_contradict_are_refused_before_anything_starts(
@@ -248,11 +256,13 @@ def test_a_list_of_counts_must_be_one(text: str, yard: Yard) -> None:
     assert yard("profile", "digits", "--batch", text).code == 2
 
 
-def test_deploy_passes_everything_on(yard: Yard, fake: FakeYard) -> None:
+def test_deploy_passes_everything_on(yard: Yard, fake: FakeYard, tmp_path: Path) -> None:
     argv = (
         "--name d --target onnx:fp16 --runtime onnxruntime --threads 2 --replicas 3 --max-batch 8 --max-delay-us 100 "
-        "--memory 1.5GiB --port 8000 --grpc-port 8001 --host 0.0.0.0 --replace"
+        "--memory 1.5GiB --port 8000 --grpc-port 8001 --host 0.0.0.0 --replace --serving serving.yaml "
+        "--canary digits:4=0.1 --canary digits@new=.25 --shadow digits:5 --label next=digits:4"
     )
+    (tmp_path / "serving.yaml").write_text("model: {cache: 1MiB}")
     run = yard("deploy", "digits@production", *argv.split())
     assert run.code == 0
     assert "yard services stop digits" in run.out
@@ -268,8 +278,22 @@ def test_deploy_passes_everything_on(yard: Yard, fake: FakeYard) -> None:
         http_port=8000,
         grpc_port=8001,
         replace=True,
+        serving=Serving(ModelSettings(cache_bytes=2**20), file=str(tmp_path / "serving.yaml")),
+        canary={"digits:4": 0.1, "digits@new": 0.25},
+        shadow="digits:5",
+        labels={"next": "digits:4"},
     )
     assert fake.calls == [("deploy", ("digits@production", request))]
+
+
+def test_what_is_wrong_in_a_serving_file_is_told_before_anything_starts(
+    yard: Yard, fake: FakeYard, tmp_path: Path
+) -> None:
+    (tmp_path / "serving.yaml").write_text("model: {instancs: 2}")
+    run = yard("deploy", "digits", "--serving", "serving.yaml")
+    assert (run.code, fake.calls) == (2, [])
+    assert "serving.yaml:1: model.instancs: unknown key; did you mean 'instances'?" in run.err
+    assert yard("deploy", "digits", "--serving", "none.yaml").code == 3
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,21 @@ from rich.console import Console
 
 from modelyard.cli import evidence, layout, render, service_tables, tables
 from modelyard.domain.measurement import Interval, Validity, Verdict
+from modelyard.domain.services import (
+    ModelSettings,
+    Release,
+    ReplicaSettings,
+    ServiceState,
+    Serving,
+    Tls,
+    Tracing,
+    VersionPolicy,
+)
 from modelyard.domain.versions import SourceSpec
 from modelyard.hub.values import Lineage
-from modelyard.workflow.values import Publication
+from modelyard.workflow.values import Publication, ServiceStatus, ShadowTraffic, Traffic, VersionTraffic
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fakes import CHOSEN, NAIVE, PUBLICATION, SUSPECT, FakeYard
+from tests.unit.cli.fakes import CHOSEN, NAIVE, PUBLICATION, SERVICE, SUSPECT, FakeYard
 
 
 def text(shown: object, width: int = 100) -> str:
@@ -193,3 +203,37 @@ def test_numbers_read_like_numbers() -> None:
     assert layout.interval(Interval(5.0)) == "5.00"
     assert layout.interval(None) == "-"
     assert [layout.size(n) for n in (0, 1023, 1536, 10**9)] == ["0 B", "1023 B", "1.5 KiB", "954 MiB"]
+
+
+def test_a_service_shows_who_gets_what_and_how_its_shadow_compares() -> None:
+    found = replace(
+        SERVICE,
+        others=(Release(4, SERVICE.configuration), Release(5, SERVICE.configuration)),
+        policy=VersionPolicy(labels={"next": 4}, canary={4: 0.1}, shadow=5, default=1),
+        serving=Serving(
+            ModelSettings(cache_bytes=2**20, classes=("a", "b")),
+            ReplicaSettings(tls=Tls("c", "k"), unix_socket="/run/s.sock", tracing=Tracing(0.01, "/t.jsonl")),
+            "/etc/serving.yaml",
+        ),
+    )
+    versions = (
+        VersionTraffic(1, 0.9, False, (), 180, 1, 2),
+        VersionTraffic(4, 0.1, False, ("next",), 20, 0, 0),
+        VersionTraffic(5, 0.0, True, (), 150, 0, 0),
+    )
+    shadow = ShadowTraffic(5, 200, 50, 0, 150, 3, 0.125, 150, 147)
+    traffic = Traffic(versions, shadow, 1, "1 of 2 replicas answered: timed out")
+    shown = text(service_tables.service(ServiceStatus(found, ServiceState.READY, (), traffic=traffic)))
+    for said in (
+        "digits:4 (canary 0.1, label next), digits:5 (shadow)",
+        "cache 1.0 MiB, classes 2, tls on, unix_socket /run/s.sock, tracing 0.01 to /t.jsonl",
+        "/etc/serving.yaml",
+        "150 of 200 requests (50 not copied: busy, 0 failed)",
+        "147 of 150 rows (98.00%)",
+        "not all replicas are counted: 1 of 2 replicas answered: timed out",
+    ):
+        assert said in " ".join(shown.split()), said
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["digits:1", "0.9", "180", "1", "2"] in lines
+    assert ["digits:4", "0.1", "next", "20", "0", "0"] in lines
+    assert ["digits:5", "shadow", "150", "0", "0"] in lines

@@ -7,8 +7,8 @@ import dataclasses
 from modelyard.domain.configuration import Slo
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.profile.curve import CurvePoint
-from modelyard.workflow.planning import candidates, contenders, naive, thread_choices
-from tests.builders import artifact
+from modelyard.workflow.planning import candidates, contenders, naive, thread_choices, with_slo
+from tests.builders import artifact, configuration
 
 
 def curve(wall_ms: float, *, threads: int = 1, scaling: float = 1.0) -> list[CurvePoint]:
@@ -69,3 +69,11 @@ def test_each_artifact_gets_a_place_before_anyones_second() -> None:
 def test_naive_is_the_source_as_it_is() -> None:
     configuration = naive(artifact("src", target="pytorch-exported"), "torch", 2)
     assert (configuration.threads, configuration.replicas, configuration.batching.max_size) == (2, 1, 1)
+
+
+def test_the_slo_becomes_the_queues_target_and_changes_nothing_else() -> None:
+    plain = configuration()
+    kept = with_slo(plain, Slo(20, 200))
+    assert kept.queue.slo_ms == 20
+    assert dataclasses.replace(kept, queue=plain.queue) == plain
+    assert with_slo(kept, None) == plain
