@@ -1,0 +1,151 @@
+"""Threads for pre-processing steps, which may be the user's Python: a step that never returns costs one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor as Pool
+from concurrent.futures import Future
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any, Final, Protocol, TypeVar
+
+from modelyard.domain.errors import BackendFailed, ModelyardError
+from modelyard.serving.faults import Expired
+from modelyard.serving.scheduling.work import Work
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+THREADS: Final = 2
+MOST_ABANDONED: Final = 8
+"""With more step threads than this hanging, the replica should be replaced: they hold memory, and perhaps cores."""
+_LOOK_S: Final = 0.05
+_GRACE: Final = 0.1
+"""A request is answered at its deadline plus this share of it, as for models that hang (`scheduling.watch`)."""
+
+
+class StepThreads(Pool):
+    """A pool whose threads can be given up while they run; each is then replaced. Thread-safe."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._running: dict[Future[Any], threading.Thread] = {}
+        self._lost: set[threading.Thread] = set()
+        self._most = threads
+
+    def submit(self, job: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """See `concurrent.futures.Executor.submit`. Threads are started when first needed."""
+        future: Future[_T] = Future()
+        self._jobs.put((future, lambda: job(*args, **kwargs)))
+        with self._lock:
+            if self._threads < self._most:
+                self._start()
+        return future
+
+    def abandon(self, future: Future[Any]) -> None:
+        """Expect nothing more of a job: taken out of the queue, or its thread is replaced and ends should it return."""
+        if future.cancel():
+            return
+        with self._lock:
+            thread = self._running.pop(future, None)
+            if thread is None:
+                return  # it has just returned
+            self._lost.add(thread)
+            self._threads -= 1
+            self._start()
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that hang and are not waited for."""
+        return len(self._lost)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - Executor's
+        """End the threads once they are idle; those that hang end with the process. Never waits."""
+        with self._lock:
+            threads, self._most = self._threads, 0
+        for _ in range(threads):
+            self._jobs.put(None)
+
+    def _start(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, name="steps", daemon=True).start()
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        while (item := self._jobs.get()) is not None:
+            future, job = item
+            with self._lock:
+                if not future.set_running_or_notify_cancel():
+                    continue
+                self._running[future] = me
+            try:
+                future.set_result(job())
+            except BaseException as error:  # noqa: BLE001 - for whoever asked
+                future.set_exception(error)
+            with self._lock:
+                self._running.pop(future, None)
+                if me in self._lost:
+                    self._lost.discard(me)
+                    return
+
+
+class Preparing(Protocol):
+    """What a watch of pre-processing needs of an executor."""
+
+    def preprocess(self, work: Work) -> None:
+        """Run the steps, in a pool's thread; report to the loop."""
+        ...
+
+    def unprepared(self, work: Work, error: ModelyardError) -> None:
+        """Answer a request whose steps have not come to an end."""
+        ...
+
+
+class StepsWatch:
+    """The requests of one executor that are being pre-processed. Event-loop thread only."""
+
+    def __init__(self, executor: Preparing, pool: Pool) -> None:
+        self._executor = executor
+        self._pool = pool
+        self._running: dict[Work, Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, work: Work) -> None:
+        """Pre-process a request, until its deadline at most."""
+        self._running[work] = self._pool.submit(self._executor.preprocess, work)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def finished(self, work: Work) -> bool:
+        """Whether a request whose steps returned still waits for them."""
+        return self._running.pop(work, None) is not None
+
+    def _look(self) -> None:
+        now = perf_counter()
+        for work, future in list(self._running.items()):
+            if now > work.deadline + _GRACE * (work.deadline - work.received):
+                del self._running[work]
+                self._give_up(work, future)
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look) if self._running else None
+
+    def _give_up(self, work: Work, future: Future[None]) -> None:
+        waited = not future.running()
+        if isinstance(self._pool, StepThreads):
+            self._pool.abandon(future)
+        else:
+            future.cancel()
+        if waited:
+            error: ModelyardError = Expired("Request timeout expired", why="it waited for its pre-processing")
+        else:
+            _log.error("a pre-processing step hangs; its thread is given up")
+            error = BackendFailed(
+                "pre-processing does not come to an end", why="it took longer than the request's time"
+            )
+            if work.timeout_s is not None:
+                error = Expired("Request timeout expired", why="its pre-processing has not come to an end")
+        self._executor.unprepared(work, error)
