@@ -5,14 +5,15 @@
 The model sleeps 20 ms per batch of up to 8, so that capacity is 400 requests/s whatever the machine. Load is an open
 loop (Poisson) from a process of its own; latency counts from the scheduled time. Each row: 1 s at half of capacity,
 then the overload, then 3 s at half of capacity again. Goodput: answers within the SLO that arrive during the overload,
-per second, as a share of the peak (closed loop, 64 in flight). Recovery: from the overload's end until the last request
-that was refused, or took longer than 0.1 s, had been due. The last row is a flood of low priority, ten times as much as
-the high-priority requests in it, at five times the capacity.
+per second, as a share of the peak (closed loop, 64 in flight, best of three). Recovery: from the overload's end until
+the last request that was refused, or took longer than 0.1 s, had been due. The last row is a flood of low priority, ten
+times as much as the high-priority requests in it, at five times the capacity.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -20,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,8 @@ NORMAL_S = 0.1
 """What an answer takes at most at half of capacity: a running batch and its own, twice."""
 CONNECTIONS = 256
 HIGH, LOW = 0, 1
+MOST_LAG_MS = 25.0
+"""5 % of the SLO."""
 
 
 def main() -> None:
@@ -84,11 +86,11 @@ class Load:
         self._number = 0
 
     def peak(self) -> float:
-        """Requests/s of a closed loop."""
-        seconds = min(3.0, self._seconds)
+        """Requests/s of a closed loop, the best of three: a stalled machine must not make the rows look good."""
+        seconds = min(2.0, self._seconds)
         workload = Workload(Arrival.CLOSED, concurrency=64, requests=10**6, duration_s=seconds)
-        samples = self._run(workload, draw(workload, 0, 1))
-        return float(np.sum(samples.ok)) / float(samples.completed_s.max())
+        runs = [self._run(workload, draw(workload, number, 1)) for number in range(3)]
+        return max(float(np.sum(run.ok)) / float(run.completed_s.max()) for run in runs)
 
     def row(self, times: float, peak: float) -> None:
         """Measure and print one multiple of the capacity."""
@@ -107,7 +109,8 @@ class Load:
         print(
             f"{times:>7g}x {np.sum(during) / self._seconds:>7.0f} {100 * good / peak:>10.1f}"
             f" {ms(took[ok], 50):>10} {ms(took[ok], 99):>10} {100 * np.sum(refused) / np.sum(during):>10.1f}"
-            f" {ms(took[refused], 50):>15} {ms(took[refused], 99):>15} {failed:>7} {recovery:>11.2f} {lag:>11.2f}",
+            f" {ms(took[refused], 50):>15} {ms(took[refused], 99):>15} {failed:>7} {recovery:>11.2f}"
+            f" {lag:>11.2f}{late(lag)}",
             flush=True,
         )
 
@@ -116,6 +119,7 @@ class Load:
         schedule = self._schedule(5.0, share_low=10 / 11)
         samples = self._run(open_loop(), schedule)
         took = samples.completed_s - samples.scheduled_s
+        lag = np.percentile(samples.dispatched_s - samples.scheduled_s, 99) * 1e3
         during = (samples.scheduled_s >= BEFORE_S) & (samples.scheduled_s < BEFORE_S + self._seconds)
         print()
         for name, kind in (("high", HIGH), ("low", LOW)):
@@ -123,7 +127,8 @@ class Load:
             good = mine & samples.ok & (took <= self._slo_s)
             print(
                 f"{name} priority: {np.sum(mine) / self._seconds:.0f} requests/s, "
-                f"{100 * np.sum(good) / np.sum(mine):.2f} % answered within the SLO, p99 {ms(took[good], 99)} ms"
+                f"{100 * np.sum(good) / np.sum(mine):.2f} % answered within the SLO, "
+                f"p99 {ms(took[good], 99)} ms{late(lag)}"
             )
 
     def _schedule(self, times: float, share_low: float) -> BlockSchedule:
@@ -166,6 +171,9 @@ def client(place: Path) -> None:
     with np.load(place / "schedule.npz") as saved:
         schedule = BlockSchedule(saved["times"] if len(saved["times"]) else None, saved["payloads"])
 
+    with contextlib.suppress(PermissionError):  # as the profiler's client does: a late client measures itself
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
     async def drive() -> None:
         transport = make_transport(plan, [raw[:first], raw[first:]])
         run = await run_block(transport, plan.workload, schedule, 0)
@@ -202,12 +210,17 @@ def payload(port: int, priority: int) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + header + tensor
 
 
+def late(lag_ms: float) -> str:
+    """A mark for rows whose client was kept from sending in time, so that they measure the machine."""
+    return "  invalid: client late" if lag_ms > MOST_LAG_MS else ""
+
+
 def ms(seconds: np.ndarray, percent: float) -> str:
     """A percentile in ms."""
     return f"{np.percentile(seconds, percent) * 1e3:.1f}" if len(seconds) else "-"
 
 
-@contextmanager
+@contextlib.contextmanager
 def replica(directory: Path, options: argparse.Namespace) -> Iterator[int]:
     """The service: a model that sleeps, and does nothing else."""
     artifact = LocalArtifact(
