@@ -170,6 +170,7 @@ def signalled(
                 ready(engine, 2)
                 replaced.append(time.perf_counter() - begun)
                 calm_by = time.perf_counter() + LONGEST_S / 3
+                print(f"  {len(replaced)}/{times}", end="\r", file=sys.stderr)
                 until(lambda by=calm_by: load.in_flight <= CALM or time.perf_counter() > by, LONGEST_S)  # type: ignore[misc]
     print(f"  {rate:,.0f} requests/s offered, {seen.requests:,} in all, {len(seen.errors)} failed")
     for error in seen.errors[:3]:
@@ -207,22 +208,22 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.01)
 
 
-def t10(folder: Path, times: int, seconds: float) -> bool:
+def t10(folder: Path, times: int, seconds: float, rate: float | None = None) -> bool:
     """Replicas killed by SIGKILL: client errors <= 0.1 %, replaced <= 15 s."""
-    seen, _, replaced = signalled(folder, signal.SIGKILL, times, seconds)
+    seen, _, replaced = signalled(folder, signal.SIGKILL, times, seconds, rate)
     share = len(seen.errors) / seen.requests
     print(f"  client errors {share:.3%}; replaced after {median(replaced):.2f} s, at most {max(replaced):.2f} s")
     return share <= 1e-3 and max(replaced) <= 15
 
 
-def t21(folder: Path, times: int, seconds: float) -> bool:
+def t21(folder: Path, times: int, seconds: float, rate: float | None = None) -> bool:
     """Replicas ended by SIGTERM: no failure, exit <= 30 s."""
-    seen, gone, _ = signalled(folder, signal.SIGTERM, times, seconds)
+    seen, gone, _ = signalled(folder, signal.SIGTERM, times, seconds, rate)
     print(f"  exit after {median(gone):.2f} s, at most {max(gone):.2f} s")
     return not seen.errors and max(gone) <= 30
 
 
-def t11(folder: Path, times: int, seconds: float) -> bool:
+def t11(folder: Path, times: int, seconds: float, rate: float | None = None) -> bool:
     """A hung model: answered at its deadline + 10 %, replaced <= 30 s, neighbours' p99 + 10 %."""
     good = True
     for how, where in (
@@ -238,7 +239,10 @@ def t11(folder: Path, times: int, seconds: float) -> bool:
         ):
             near = Load(endpoint, "near", 20.0)
             answered, replaced, ratios = [], [], []
-            with near.at(200.0) as seen, Client(endpoint.url, timeout_s=LONGEST_S, retries=NO_RETRIES) as client:
+            with (
+                near.at(rate or 200.0) as seen,
+                Client(endpoint.url, timeout_s=LONGEST_S, retries=NO_RETRIES) as client,
+            ):
                 for _ in range(min(times, 5)):  # each costs a process one of its restarts
                     quiet = time.perf_counter()
                     time.sleep(seconds)
@@ -288,7 +292,7 @@ def child_of(engine: ProcessEngine) -> psutil.Process:
     return found[0]
 
 
-def t12(folder: Path, times: int, seconds: float) -> bool:
+def t12(folder: Path, times: int, seconds: float, rate: float | None = None) -> bool:
     """A model that takes all memory: only it fails; at most 5 restarts in 10 minutes."""
     limit = 512 << 20
     greedy = ServedModel("greedy", 1, hungry(folder), "onnxruntime", memory_limit_bytes=limit)
@@ -296,7 +300,7 @@ def t12(folder: Path, times: int, seconds: float) -> bool:
         near = Load(endpoint, "near", 20.0)
         pids: set[int] = set()
         failed = 0
-        with near.at(200.0) as seen, Client(endpoint.url, timeout_s=LONGEST_S, retries=NO_RETRIES) as client:
+        with near.at(rate or 200.0) as seen, Client(endpoint.url, timeout_s=LONGEST_S, retries=NO_RETRIES) as client:
             before = [r.pid for r in ready(engine, 1)]
             for _ in range(times):
                 try:
@@ -354,14 +358,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)}; by default all")
     parser.add_argument("--times", type=int, default=50, help="how often the fault is injected")
     parser.add_argument("--seconds", type=float, default=3.0, help="of the capacity measurement and quiet windows")
+    parser.add_argument("--rate", type=float, help="requests/s instead of 70 %% of the capacity, or 200 for neighbours")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that services are stopped on the way out
     node = fingerprint()
     print(f"{node.cpu_model}, {node.cores} cores; {node.python}; node {node.id}")
     passed = True
     for name in options.rows or ROWS:
         print(f"{name}: {ROWS[name].__doc__}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            good = ROWS[name](Path(folder), options.times, options.seconds)
+            good = ROWS[name](Path(folder), options.times, options.seconds, options.rate)
         print(f"  {'passed' if good else 'MISSED'}", flush=True)
         passed &= good
     return 0 if passed else 1
