@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelyard.cli import arguments
 from modelyard.cli.command import command
 from modelyard.cli.session import Session
+
+if TYPE_CHECKING:
+    from modelyard.domain.services import Service
+    from modelyard.workflow.values import DeployRequest
 
 
 def deploy(
@@ -60,6 +64,7 @@ def deploy(
     from modelyard.cli import tables
     from modelyard.domain.artifacts import Target
     from modelyard.domain.configuration import Batching
+    from modelyard.domain.versions import ModelRef
     from modelyard.manifest.serving_file import load_serving
     from modelyard.workflow.values import DeployRequest
 
@@ -89,8 +94,22 @@ def deploy(
     if threads is not None and threads > cores:
         session.output.warn(f"{threads} threads on {cores} cores: they take turns, which costs latency")
     with session.yard() as yard, session.listener() as listener:
+        if replace:
+            wanted = request.name or ModelRef.parse(ref).model
+            for status in yard.services():
+                if status.service.name == wanted:
+                    _warn_of_ends(session, status.service, request)
         service = yard.deploy(ref, request, listener=listener)
     session.output.emit("service", service, lambda: tables.deployed(service))
+
+
+def _warn_of_ends(session: Session, running: Service, request: DeployRequest) -> None:
+    """A deployment is complete in itself: say what the running one has that this one does not name."""
+    if running.serving.file and request.serving is None:
+        session.output.warn(f"without --serving the settings of {running.serving.file} end")
+    if running.others and not (request.canary or request.shadow or request.labels):
+        others = ", ".join(f"{running.model}:{other.version}" for other in running.others)
+        session.output.warn(f"without --canary, --shadow and --label {others} will be served no more")
 
 
 def add(app: typer.Typer) -> None:

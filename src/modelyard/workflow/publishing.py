@@ -100,7 +100,9 @@ class Publisher:
             if wanted.serving is not None:
                 kept = f"the service keeps 'replica' of {wanted.serving.file}; how its model runs is chosen anew"
                 listener(Progress(Step.REGISTER, kept))
-            self.deployer.check(version, wanted, same_model=True)
+            running = self.deployer.check(version, wanted, same_model=True)
+            if running is not None and running.others:
+                listener(Progress(Step.REGISTER, f"its canary, shadow and labels will end: {running.name} is replaced"))
         slo = request.slo or version.definition.slo
         with self._timed(seconds, Step.CONVERT):
             conversions = self.converting.convert(version, request.targets or version.definition.convert, listener)

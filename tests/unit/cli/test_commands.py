@@ -12,7 +12,7 @@ import pytest
 
 from modelyard.domain.artifacts import Outcome, Target
 from modelyard.domain.configuration import Batching, Slo
-from modelyard.domain.services import ModelSettings, Serving
+from modelyard.domain.services import ModelSettings, Release, Serving
 from modelyard.domain.workload import Arrival, Protocol
 from modelyard.hub.values import DescriptionChanges, MetricFilter, VersionQuery
 from modelyard.workflow.values import DeployRequest, Finding, ProfileRequest, PublishRequest
@@ -284,6 +284,21 @@ def test_deploy_passes_everything_on(yard: Yard, fake: FakeYard, tmp_path: Path)
         labels={"next": "digits:4"},
     )
     assert fake.calls == [("deploy", ("digits@production", request))]
+
+
+def test_a_replacement_warns_of_what_it_ends(yard: Yard, fake: FakeYard, tmp_path: Path) -> None:
+    (status,) = (s for s in fake.statuses if s.service.name == "digits")
+    running = replace(
+        status.service, others=(Release(4, status.service.configuration),), serving=Serving(file="/etc/s.yaml")
+    )
+    fake.statuses[:] = [replace(status, service=running)]
+    told = yard("deploy", "digits:5", "--replace").err
+    assert "warning: without --serving the settings of /etc/s.yaml end" in told
+    assert "digits:4 will be served no more" in told
+    (tmp_path / "serving.yaml").write_text("model: {cache: 1MiB}")
+    argv = ("--serving", "serving.yaml", "--shadow", "digits:4")
+    assert yard("deploy", "digits:5", "--replace", *argv).err == ""
+    assert yard("deploy", "other", "--replace").err == ""
 
 
 def test_what_is_wrong_in_a_serving_file_is_told_before_anything_starts(
