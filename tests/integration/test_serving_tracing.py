@@ -22,6 +22,14 @@ def test_the_last_requests_are_told_with_their_stages(tmp_path: Path):
         assert (request["model"], request["version"], request["batch_rows"]) == ("m", 1, 1)
 
 
+def test_requests_that_the_model_failed_are_told_with_their_error(tmp_path: Path):
+    with replica(tmp_path, scripted("poison")) as running:
+        assert running.infer([666, 2, 3, 4], id="bad").status == 500
+        (told,) = running.get("/requests").json["recent"]
+    assert told["id"] == "bad"
+    assert "poisoned" in told["error"]
+
+
 def test_sampled_requests_are_in_the_trace_file(tmp_path: Path):
     file = tmp_path / "traces"
     with replica(tmp_path, scripted("echo"), tracing=Tracing(rate=0.5, file=str(file))) as running:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from modelyard.domain.artifacts import LocalArtifact
 from modelyard.domain.configuration import Batching, Configuration, QueuePolicy
+from modelyard.domain.errors import InvalidInput
 from modelyard.domain.versions import StepSpec
 
 
@@ -51,6 +52,14 @@ class ServedModel:
     coalesce: bool = False
     classes: tuple[str, ...] = ()
     memory_limit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.instances < 1 or self.threads < 1 or self.weight <= 0 or self.cache_bytes < 0:
+            raise InvalidInput(
+                f"model '{self.name}' version {self.version} cannot be served so",
+                why="it needs instances >= 1, threads >= 1, weight > 0 and cache_bytes >= 0",
+                hint="correct its settings",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,7 @@ def _model(plane: DataPlane, executor: Executor) -> Iterator[tuple[str, str, flo
 def _execution(executor: Executor, own: str) -> Iterator[tuple[str, str, float]]:
     responses, watch = executor.responses, executor.watch
     if responses is not None:
+        yield "modelyard_requests_total", f'{{{own},outcome="cached"}}', responses.hits
         yield "modelyard_cache_requests_total", f'{{{own},result="hit"}}', responses.hits
         yield "modelyard_cache_requests_total", f'{{{own},result="miss"}}', responses.misses
         yield "modelyard_coalesced_requests_total", f"{{{own}}}", responses.coalesced

@@ -330,8 +330,12 @@ class Executor:
         if outcome.units and not learned:
             self.scheduler.cost.observe(outcome.units, outcome.end - outcome.start)
         if outputs is None:
+            problem = outcome.error or BackendFailed(f"model '{self.interface.name}' failed")
             for work in batch:
-                self.fail(work, outcome.error or BackendFailed(f"model '{self.interface.name}' failed"))
+                self.fail(work, problem)
+            if self.recorder is not None:
+                now, text, end = perf_counter(), str(problem), outcome.end
+                self.recorder.record(self.interface, batch, outcome.rows, free_at, outcome.start, end, now, text)
             return
         start = outcome.start
         began = perf_counter()
