@@ -10,7 +10,6 @@ import pytest
 
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import Unavailable
-from modelyard.serving.scheduling.executor import Allotment
 from modelyard.serving.scheduling.slots import InProcess, cores_of
 from modelyard.serving.scheduling.turns import Turns
 from tests.unit.serving.scheduling.executor_bench import Bench, drive, rows, until
