@@ -248,7 +248,7 @@ class Scheduler(Generic[T]):
         full, rest = divmod(ahead, most)
         cost = self.cost
         batch = cost.predict(round(most * per_row)) + self._lapse_s
-        start = now + self.free_in_s(now) + full * batch / self.slots
+        start = now + self.free_in_s(now) + full * batch / max(self.slots, 1)  # 0 while a hung instance is replaced
         return start, start + cost.predict(round(min(rest + item.rows, most) * per_row))
 
     def _rows_before(self, item: T, level: Level[T]) -> int:
@@ -332,6 +332,7 @@ class Scheduler(Generic[T]):
             group = min((g for g in groups.values() if g.queue), key=lambda g: g.queue[0].deadline)
         batch = self._form(chosen, group, now)
         if batch is None:
+            self.expire(now)  # all groups at once: of a ragged model there may be a thousand
             return self.next(now) if self.rows else None
         return batch
 

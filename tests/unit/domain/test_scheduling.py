@@ -276,6 +276,27 @@ def test_before_anything_is_learned_only_a_bounded_number_of_rows_waits():
     assert admitted == TRAINING_ROWS
 
 
+def test_while_no_slot_is_left_requests_wait_or_are_refused():
+    """A hung execution was given up, and its instance is not back yet."""
+    scheduler = Scheduler(Batching(4), QueuePolicy(max_requests=16), learned(0.001, 0.01), slots=0)
+    answers = [scheduler.offer(Request(0.0), 0.0) for _ in range(20)]
+    assert [a for a in answers if a is not None and a.refusal is Refusal.QUEUE_FULL] == answers[16:]
+    assert scheduler.next(0.0) is None
+
+
+def test_a_thousand_shapes_whose_clients_all_left_are_dropped_at_once():
+    scheduler = Scheduler(Batching(2000), QueuePolicy(max_requests=2000), learned(1e-6, 1e-6), row_cost=lambda key: key)
+    requests = [Request(0.0, shape_key=i + 1, cancelled=True) for i in range(1500)]
+    for request in requests:
+        assert scheduler.offer(request, 0.0) is None
+    alive = Request(0.0, shape_key=2000)
+    assert scheduler.offer(alive, 0.0) is None
+    batch = scheduler.next(1.0)
+    assert isinstance(batch, Batch)
+    assert batch.items == [alive]
+    assert (scheduler.held, scheduler.rows, scheduler.units) == (0, 0, 0)
+
+
 def test_a_high_priority_request_does_not_wait_behind_the_low_ones_predictions():
     scheduler = loaded_queue(20, QueuePolicy(max_wait_s=0.26), learned(0, 0.05))
     assert scheduler.offer(Request(0.0, priority=2), 0.0).refusal is Refusal.WAIT_TOO_LONG
