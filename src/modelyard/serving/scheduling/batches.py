@@ -44,16 +44,24 @@ class Execution:
             end = perf_counter()
             if self._post is None:
                 return [Outcome(batch, rows, start, end, outputs, units=units)]
-        except (Exception, SystemExit) as problem:  # noqa: BLE001 - whatever a model throws ends here
+        except BaseException as problem:  # noqa: BLE001 - whatever a model throws ends here, exits and interrupts too
             end = perf_counter()
             if seat.given_up:
                 return []
             if len(batch) > 1:
-                each = units // rows
-                return [o for work in batch for o in self.run(seat, [work], work.rows, work.rows * each)]
+                return self._one_by_one(seat, batch, units // rows)
             _log.warning("model %s failed: %r", self._name, problem, exc_info=True)
             return [Outcome(batch, rows, start, end, error=self._failure(problem))]
         return self._postprocess(batch, Outcome([], rows, start, end, outputs, units=units))
+
+    def _one_by_one(self, seat: Seat, batch: list[Work], each: int) -> list[Outcome]:
+        """Run every request alone, until the execution is given up: then nobody waits for the rest."""
+        outcomes: list[Outcome] = []
+        for work in batch:
+            if seat.given_up:
+                break
+            outcomes += self.run(seat, [work], work.rows, work.rows * each)
+        return outcomes
 
     def _failure(self, problem: BaseException) -> ModelyardError:
         if isinstance(problem, ModelyardError):
@@ -112,7 +120,7 @@ class Execution:
                 outcome.outputs = [wire.normalised(outer[name]) for name in self._outer]
             except ModelyardError as problem:
                 outcome.error = problem
-            except Exception as problem:  # noqa: BLE001 - steps may be the user's code
+            except BaseException as problem:  # noqa: BLE001 - steps may be the user's code; it may even exit
                 _log.exception("post-processing failed")
                 outcome.error = BackendFailed(f"post-processing for model '{self._name}' failed", why=str(problem))
             work.post_s = perf_counter() - began

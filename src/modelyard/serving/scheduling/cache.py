@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 _ENTRY_BYTES: Final = 512
 """What an entry costs besides its arrays, about."""
+_FEW_FLYING: Final = 64
+"""More requests in flight than this are looked through for those whose clients left, whenever they have doubled."""
 
 
 class Responses:
@@ -40,6 +42,7 @@ class Responses:
         self._coalesce = coalesce
         self._kept: OrderedDict[bytes, tuple[list[Tensor], int, int]] = OrderedDict()
         self._flying: dict[bytes, Shared] = {}
+        self._most_flying = _FEW_FLYING
         self.hits = 0
         """Requests answered from the cache."""
         self.misses = 0
@@ -61,7 +64,7 @@ class Responses:
                 return
             self.misses += 1
         flying = self._flying.get(key) if self._coalesce else None
-        if flying is not None and not flying.cancelled:
+        if flying is not None and not flying.cancelled and flying.serves(work):
             flying.join(work)
             self.coalesced += 1
             return
@@ -69,6 +72,13 @@ class Responses:
         self._accept(shared)
         if self._coalesce:
             self._flying[key] = shared
+            if len(self._flying) > self._most_flying:
+                self._forget_abandoned()
+
+    def _forget_abandoned(self) -> None:
+        """Let go of executions that nobody waits for any more: they may have been dropped without a word."""
+        self._flying = {key: shared for key, shared in self._flying.items() if not shared.cancelled}
+        self._most_flying = max(_FEW_FLYING, 2 * len(self._flying))
 
     def landed(self, shared: Shared) -> None:
         """An execution is over, well or not."""
@@ -124,6 +134,11 @@ class Shared(Work):
     def cancelled(self, value: bool) -> None:
         self._gone = value
 
+    def serves(self, work: Work) -> bool:
+        """Whether another request loses nothing by waiting for this one: its priority and deadline are no tighter."""
+        patient = work.timeout_s is None or work.received + work.timeout_s >= self.deadline
+        return patient and self.priority in (1, work.priority)
+
     def join(self, work: Work) -> None:
         """Let another request have the same answer."""
         self.members.append(work)
@@ -140,6 +155,7 @@ class Shared(Work):
         """Tell everyone; those that joined a request which was not executed in time try on their own."""
         self._responses.landed(self)
         alive = [member for member in self.members if not member.cancelled]
+        self.members = []  # whatever becomes of the execution, they have been told, or are queued again
         if isinstance(error, Unavailable) and len(alive) > 1:
             first, *others = alive
             first.fail(error)

@@ -89,7 +89,6 @@ class Executor:
         row_cost = RowCost(model.inner)
         self._batching = batching if batched else Batching()
         self._model = model
-        self._policy = queue
         self._steps = StepsWatch(self, steps_pool)
         self._pre = model.pre
         self._sliced = model.post is None
@@ -98,7 +97,6 @@ class Executor:
             self._batching, queue, LatencyModel(), row_cost=row_cost if row_cost.varies else None
         )
         self._full_units = self._batching.max_cost or most_rows(self._batching, 1)
-        self._by_units = row_cost.varies
         self._refusals = Refusals(interface.name)
         self._loop = asyncio.get_running_loop()
         self._turns = turns or Turns()
@@ -138,7 +136,7 @@ class Executor:
             self.responses.submit(work)
             return
         if self.down is not None:
-            raise self.down
+            raise self.down.with_traceback(None)  # one object for all: its traceback would grow by every refusal
         scheduler = self.scheduler
         now = perf_counter()
         if self._pre is None:
@@ -185,7 +183,7 @@ class Executor:
             work.shape_key = tuple(t.shape[1:] if batched else t.shape for t in work.tensors)
         except ModelyardError as problem:
             error = problem
-        except Exception as problem:  # noqa: BLE001 - steps may be the user's code
+        except BaseException as problem:  # noqa: BLE001 - steps may be the user's code; it may even exit
             _log.exception("pre-processing failed")
             error = BackendFailed(f"pre-processing for model '{self.interface.name}' failed", why=str(problem))
         work.pre_s = perf_counter() - started
@@ -332,7 +330,8 @@ class Executor:
         if outputs is None:
             problem = outcome.error or BackendFailed(f"model '{self.interface.name}' failed")
             for work in batch:
-                self.fail(work, problem)
+                if not work.cancelled:
+                    self.fail(work, problem)
             if self.recorder is not None:
                 now, text, end = perf_counter(), str(problem), outcome.end
                 self.recorder.record(self.interface, batch, outcome.rows, free_at, outcome.start, end, now, text)
@@ -340,22 +339,26 @@ class Executor:
         start = outcome.start
         began = perf_counter()
         queued = waited = received = pre = post = 0.0
-        row = 0
+        stop = 0
         sliced = self._sliced
+        answered: list[Work] = []
         for work in batch:
-            stop = row + work.rows
-            if not work.cancelled:
-                try:
-                    if sliced:
-                        work.reply(outputs, row, stop)
-                    else:
-                        work.reply(outputs, 0, outputs[0].shape[0] if outputs and outputs[0].ndim else 1)
-                except ModelyardError as error:
-                    self.fail(work, error)
-                except Exception:  # noqa: BLE001 - one answer must not hurt its batch mates
-                    _log.exception("answering a request failed")
-                    self.fail(work, BackendFailed("the answer could not be written"))
-            row = stop
+            row, stop = stop, stop + work.rows
+            if work.cancelled:  # the client left, or was told at its deadline
+                continue
+            try:
+                if sliced:
+                    work.reply(outputs, row, stop)
+                else:
+                    work.reply(outputs, 0, outputs[0].shape[0] if outputs and outputs[0].ndim else 1)
+            except ModelyardError as error:
+                self.fail(work, error)
+                continue
+            except Exception:  # noqa: BLE001 - one answer must not hurt its batch mates
+                _log.exception("answering a request failed")
+                self.fail(work, BackendFailed("the answer could not be written"))
+                continue
+            answered.append(work)
             enqueued = work.enqueued
             if enqueued < free_at:
                 queued += free_at - enqueued
@@ -366,7 +369,7 @@ class Executor:
             pre += work.pre_s
             post += work.post_s
         done = perf_counter()
-        ledger, n = self.ledger, len(batch)
+        ledger, n = self.ledger, len(answered)
         ledger.last_unix_s = time()
         seen = ledger.of_rows(outcome.rows)
         seen.requests += n
@@ -380,7 +383,7 @@ class Executor:
         if outcome.counts:
             seen.batches += 1
             seen.busy_s += outcome.end - start
-        for work in batch:
+        for work in answered:
             ledger.count_duration(done - work.received)
         if self.recorder is not None:
             self.recorder.record(self.interface, batch, outcome.rows, free_at, start, outcome.end, done)

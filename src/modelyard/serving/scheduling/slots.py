@@ -139,7 +139,7 @@ class Renewal:
         while not self._stop.is_set():
             try:
                 instance = self._make()
-            except Exception as error:  # noqa: BLE001 - boundary of a thread; loading may raise anything
+            except BaseException as error:  # noqa: BLE001 - boundary of a thread; loading may raise anything
                 _log.warning("a new instance could not be made", exc_info=not isinstance(error, ModelyardError))
                 self._failed(str(error))
                 self._stop.wait(pause)

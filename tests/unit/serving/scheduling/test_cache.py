@@ -160,6 +160,73 @@ def test_those_who_joined_a_request_that_expired_try_on_their_own():
     drive(scenario)
 
 
+def test_a_request_joins_none_that_may_run_too_late_for_it():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, batching=Batching(1), allotment=SHARE, dear=0.01)
+        blocker = bench.submit(rows(1, value=9))
+        await until(lambda: bench.runs)
+        patient, urgent = bench.submit(rows(1)), bench.submit(rows(1), priority=1)
+        hasty = bench.submit(rows(1, value=2), timeout_us=9_000_000)
+        hastier = bench.submit(rows(1, value=2), timeout_us=5_000_000)
+        assert bench.executor.responses.coalesced == 0
+        joined = [bench.submit(rows(1)), bench.submit(rows(1, value=2), timeout_us=6_000_000)]
+        assert bench.executor.responses.coalesced == 2  # the urgent one's and the hastier one's
+        gate.set()
+        await asyncio.gather(blocker, patient, urgent, hasty, hastier, *joined)
+        assert len(bench.runs) == 5
+        bench.close()
+
+    drive(scenario)
+
+
+def test_requests_whose_clients_left_are_not_kept_as_in_flight():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, batching=Batching(1), allotment=SHARE, dear=1e-9)
+        bench.executor.watch.free[0].instance.inline = False
+        blocker = bench.submit(rows(1, value=-1))
+        await until(lambda: bench.runs)
+        for value in range(1000):
+            work = bench.work(rows(1, value=value))
+            bench.executor.submit(work)
+            work.cancelled = True
+            if value % 50 == 0:
+                bench.executor.sweep(work.received)
+        assert len(bench.executor.responses._flying) < 100
+        gate.set()
+        await blocker
+        bench.close()
+
+    drive(scenario)
+
+
+def test_who_was_told_and_queued_again_is_not_told_a_second_time():
+    """The shared execution is late, its requests are told at their deadlines, and then it fails all the same."""
+
+    async def scenario():
+        gate = threading.Event()
+
+        def run(x):
+            if (x == 13).any() and not gate.is_set():
+                gate.wait(10)
+                raise ValueError
+            return x
+
+        bench = Bench(run, batching=Batching(1), queue=QueuePolicy(max_wait_s=60), allotment=SHARE, dear=0.001)
+        hasty = bench.submit(rows(1, value=13), timeout_us=50_000)
+        patient = bench.submit(rows(1, value=13))
+        with pytest.raises(Expired):
+            await hasty
+        gate.set()
+        await patient
+        assert bench.executor.ledger.failed == 1
+        assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
 STRINGS = Signature(
     (TensorSpec("a", Datatype.BYTES, ("batch", 2)), TensorSpec("b", Datatype.INT64, ("batch",))),
     (TensorSpec("y", Datatype.FP32, ("batch",)),),

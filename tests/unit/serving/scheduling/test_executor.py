@@ -11,7 +11,7 @@ import pytest
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
 from modelyard.serving.faults import Expired
-from tests.unit.serving.scheduling.executor_bench import FIXED, Bench, drive, rows
+from tests.unit.serving.scheduling.executor_bench import FIXED, Bench, drive, rows, until
 
 
 def test_requests_of_one_turn_run_as_one_batch_and_get_their_own_rows():
@@ -282,6 +282,51 @@ def test_an_answer_that_cannot_be_delivered_does_not_hurt_its_batch_mates():
         (out,) = await bench.submit(rows(1, value=7))
         assert out.tolist() == [[7.0] * 4]
         assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("dear", [0.0, 0.002])
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
+def test_a_model_that_exits_or_interrupts_fails_its_request_and_serves_the_next(ending, dear):
+    def exits(x):
+        if (x == 13).any():
+            raise ending
+        return x
+
+    async def scenario():
+        bench = Bench(exits, dear=dear)
+        futures = [bench.submit(rows(1, value=v)) for v in (1, 13, 2)]
+        with pytest.raises(BackendFailed, match=ending.__name__):
+            await futures[1]
+        assert [(await futures[i])[0][0, 0] for i in (0, 2)] == [1, 2]
+        await bench.submit(rows(1))
+        assert bench.executor.idle
+        assert not bench.executor.scheduler.running
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_request_counts_once_and_only_what_was_answered_counts_as_served():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, queue=QueuePolicy(max_wait_s=60), dear=0.002)
+        left, late = bench.work(rows(1)), bench.work(rows(1), timeout_us=50_000)
+        bench.executor.submit(left)
+        bench.executor.submit(late)
+        served = bench.submit(rows(1))
+        await until(lambda: bench.runs)
+        left.cancelled = True
+        with pytest.raises(Expired):
+            await late.future
+        gate.set()
+        await served
+        await until(lambda: bench.executor.idle)
+        ledger = bench.executor.ledger
+        (seen,) = ledger.by_rows.values()
+        assert (seen.requests, ledger.failed, sum(ledger.duration_counts)) == (1, 1, 1)
         bench.close()
 
     drive(scenario)

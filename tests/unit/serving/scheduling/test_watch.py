@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 
 import pytest
 
@@ -146,6 +147,50 @@ def test_without_any_instance_left_requests_are_refused_with_the_reason_and_the_
         assert not bench.executor.stuck(now)
         assert bench.executor.stuck(now + watch.NO_SLOT_S + 1)
         instance.gate.set()
+        bench.close()
+
+    drive(scenario)
+
+
+def test_refusing_for_want_of_an_instance_leaves_nothing_behind():
+    async def scenario():
+        instance = Instance()
+        bench = Bench(instances=[instance], queue=QUEUE, dear=0.002)
+        with pytest.raises(BackendFailed):
+            await bench.submit(rows(1, value=13))
+        for _ in range(100):
+            with pytest.raises(Unavailable):
+                bench.submit(rows(1))
+        assert len(traceback.extract_tb(bench.executor.down.__traceback__)) < 10
+        instance.gate.set()
+        bench.close()
+
+    drive(scenario)
+
+
+def test_of_an_execution_that_was_given_up_no_request_is_run_again():
+    """A batch failed, its requests are run one by one, and the first of them hangs."""
+
+    async def scenario():
+        gate, tried = threading.Event(), []
+
+        class Failing(Instance):
+            def run(self, tensors):
+                tried.append(tensors["x"].shape[0])
+                if tried[-1] > 1:
+                    raise ValueError("no batches, please")
+                gate.wait(20)
+                raise ValueError("too late")
+
+        bench = Bench(instances=[Failing()], renew=Instance, queue=QUEUE, dear=0.002)
+        hung = [bench.submit(rows(1)) for _ in range(4)]
+        for request in hung:
+            with pytest.raises(BackendFailed, match="does not answer"):
+                await request
+        gate.set()
+        await until(lambda: not bench.executor.watch.abandoned)
+        assert tried == [4, 1]
+        assert bench.executor.ledger.failed == 4
         bench.close()
 
     drive(scenario)
