@@ -213,6 +213,48 @@ def test_nan_and_infinity_pass_as_binary_and_bare_in_json(server, rest, rows):
     np.testing.assert_array_equal(np.float32(answer.json["outputs"][0]["data"]), data.ravel())
 
 
+def padded(item, pad):
+    """A request of more than 4 KiB takes the other parser."""
+    return json.dumps({"inputs": [item], "parameters": {"pad": "x" * pad}}).encode()
+
+
+@pytest.mark.parametrize("pad", [0, 5000])
+def test_numbers_beyond_64_bits_are_numbers(server, pad):
+    item = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [10**20, 2**64, -(10**30)]}
+    for data in (item["data"], [item["data"]]):
+        answer = server.request("POST", "/v2/models/echo-fp32/infer", padded({**item, "data": data}, pad))
+        assert answer.status == 200, answer.body
+        np.testing.assert_array_equal(np.float32(answer.json["outputs"][0]["data"]), np.float32(item["data"]))
+    answer = server.request("POST", "/v2/models/echo-fp32/infer", padded(item, pad).replace(b"1" + b"0" * 20, b"1e999"))
+    assert answer.json["outputs"][0]["data"][0] == float("inf")
+    item = {**item, "datatype": "INT64"}
+    for data in ([10**20, 0, 0], [10**400, 0, 0]):
+        answer = server.request("POST", "/v2/models/echo-int64/infer", padded({**item, "data": data}, pad))
+        assert (answer.status, "unable to parse" in answer.json["error"]) == (400, True)
+    for data in ([10**400, 0, 0], [10**20, "a", 0], [10**20, None, 0], [10**20, True, 0]):
+        answer = server.request(
+            "POST", "/v2/models/echo-fp32/infer", padded({**item, "datatype": "FP32", "data": data}, pad)
+        )
+        assert answer.status == 400, answer.body
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/v1/models/m:predict", "/v1/models/m:classify", "/v2/logging"])
+@pytest.mark.parametrize("depth", [100, 900, 1500, 5000, 50_000])
+def test_json_nested_too_deep_is_the_clients_mistake(server, path, depth):
+    for opening, inner, closing in (("[", "", "]"), ('{"a":', "1", "}")):
+        deep = opening * depth + inner + closing * depth
+        item = '{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": DEEP}'
+        for shape in (
+            "DEEP",
+            f'{{"inputs": [{item}]}}',
+            '{"inputs": DEEP}',
+            '{"instances": [DEEP]}',
+            '{"examples": [DEEP], "log_info": DEEP}',
+            '{"inputs": [], "parameters": {"p": DEEP}}',
+        ):
+            assert server.request("POST", path, shape.replace("DEEP", deep).encode()).status == 400
+
+
 def test_versions_are_addressed_and_the_latest_is_the_default(rest, rpc):
     data = {"x": np.ones((1, 4), np.float32)}
     for client, module in ((rest, triton_http), (rpc, triton_grpc)):

@@ -118,6 +118,12 @@ def test_numbers_that_json_has_no_words_for(server):
     assert got.body == b'{"predictions":[NaN,Infinity,-Infinity,3.0]}'
 
 
+@pytest.mark.parametrize("pad", [0, 5000])
+def test_numbers_beyond_64_bits_are_numbers(server, pad):
+    body = json.dumps({"instances": [2**70, -(2**64), 1.5], "pad": "x" * pad}).encode()
+    assert post(server, "double:predict", body).json == {"predictions": [2.0**71, -(2.0**65), 3.0]}
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_a_model_without_a_batch_and_large_bodies(server, large):
     assert post(server, "fixed:predict", {"inputs": [[1, 2], [3, 4]]}).json == {"outputs": [[1, 2], [3, 4]]}

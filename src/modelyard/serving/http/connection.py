@@ -257,6 +257,9 @@ class Connection(asyncio.Protocol):
             executor.submit(work)
         except ModelyardError as error:
             self._fail(place or self._place(head, own), error)
+        except Exception:  # noqa: BLE001 - boundary of a request: a bug costs its answer, not the connection
+            _log.exception("taking a request failed")
+            self._fail(place or self._place(head, own), BackendFailed("the request could not be taken"))
         if len(pending) >= self.front.limits.max_pipelined:
             self._full = True
             self._flow()

@@ -10,6 +10,8 @@ import simdjson
 
 from modelyard.domain.tensors import Tensor
 
+_BEYOND: Final = ("BIGINT_ERROR", "NUMBER_ERROR", "Number out of range")
+"""How simdjson and msgspec refuse numbers beyond 64 bits, which JSON allows (JavaScript writes 1e20 as 21 digits)."""
 _CODES: Final[dict[str, Literal["d", "i", "u"]]] = {"f": "d", "i": "i", "u": "u"}
 
 
@@ -46,6 +48,14 @@ def numbers(data: simdjson.Array, dtype: np.dtype[Any]) -> tuple[Tensor, tuple[i
     except (TypeError, ValueError):
         return None
     return (buffer, shape) if buffer.size == prod(shape) else None
+
+
+def python_may_read(body: bytes | bytearray, error: Exception) -> bool:
+    """Whether JSON that a fast parser refused with `error` may be numbers that only Python's parser takes.
+
+    They are bare NaN and Infinity, and numbers beyond 64 bits.
+    """
+    return b"NaN" in body or b"Infinity" in body or str(error).startswith(_BEYOND)
 
 
 def arrays_in(shape: tuple[int, ...]) -> int:

@@ -18,7 +18,7 @@ from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.oip import wire
-from modelyard.serving.oip.buffers import numbers
+from modelyard.serving.oip.buffers import numbers, python_may_read
 from modelyard.serving.oip.heads import FloatHead, InferHead, InputHead, WholeHead
 from modelyard.serving.oip.plan import (
     PLANS_KEPT,
@@ -127,13 +127,13 @@ def _parse(body: Body) -> InferHead:
     try:
         return _decode_head(body) if len(body) <= SIMDJSON_ABOVE else _parse_large(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if b"NaN" in body or b"Infinity" in body:
+        if python_may_read(body, error):
             return _parse_tolerant(body)
         raise _unparsable(error) from None
 
 
 def _parse_tolerant(body: Body) -> InferHead:
-    """Parse JSON with bare NaN and Infinity in it, which are no JSON but what clients and servers of Python write."""
+    """Parse numbers that only Python's parser takes: bare NaN and Infinity, which are no JSON, and large ones."""
     try:
         plain = json.loads(body)
         _encode(plain)  # refuses the halves of surrogate pairs, which only this parser lets through
@@ -247,8 +247,8 @@ def _parse_large(body: Body) -> InferHead:
     """Parse a large body by simdjson, numbers straight into buffers."""
     try:
         document = simdjson.Parser().parse(bytes(body))
-    except (ValueError, MemoryError) as error:
-        if b"NaN" in body or b"Infinity" in body:
+    except (ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: too deep, or a number beyond 64 bits
+        if python_may_read(body, error):
             return _parse_tolerant(body)
         raise _unparsable(error) from None
     if not isinstance(document, simdjson.Object):

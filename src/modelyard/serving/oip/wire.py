@@ -63,6 +63,8 @@ def _numbers(name: str, datatype: str, data: object) -> Tensor:
         raw = np.array(data) if data else np.empty(0, NUMPY[datatype])
         if raw.dtype.kind == "f" and datatype in ("UINT64", "INT64") and not _has(float, data):
             raw = np.array(data, NUMPY[datatype])  # numpy mixes int64 and uint64 to float64, which loses digits
+        elif raw.dtype.kind == "O" and datatype != "BOOL" and _all_numbers(data):  # whole numbers beyond 64 bits
+            raw = np.array(data, np.float64 if NUMPY[datatype].kind == "f" else NUMPY[datatype])
     except (ValueError, OverflowError) as error:
         raise InvalidInput(f"unable to parse 'data' of input '{name}'", why=str(error)) from None
     if raw.dtype.kind in "fiu" and _has(bool, data):  # numpy takes true among numbers for 1
@@ -72,6 +74,10 @@ def _numbers(name: str, datatype: str, data: object) -> Tensor:
 
 def _has(kind: type, data: list[Any]) -> bool:
     return any(_has(kind, v) if isinstance(v, list) else isinstance(v, kind) for v in data)
+
+
+def _all_numbers(data: list[Any]) -> bool:
+    return all(_all_numbers(v) if isinstance(v, list) else type(v) in (int, float) for v in data)
 
 
 def _cast(name: str, datatype: str, raw: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype, Tensor, TensorSpec, from_bf16, to_bf16
 from modelyard.serving.http.head import Head
 from modelyard.serving.oip import wire
-from modelyard.serving.oip.buffers import arrays_in, numbers
+from modelyard.serving.oip.buffers import arrays_in, numbers, python_may_read
 from modelyard.serving.oip.plan import Interface, Plan
 from modelyard.serving.tfs import heads
 from modelyard.serving.tfs.plan import TfsPlan, check_names, plan_of
@@ -111,7 +111,7 @@ def parse(body: Body) -> Mapping[str, Json]:
     """The JSON object of a request; bare NaN and Infinity are taken. Raises InvalidInput."""
     try:
         request = _decode(body) if len(body) <= SIMDJSON_ABOVE else simdjson.Parser().parse(bytes(body))
-    except (msgspec.DecodeError, ValueError, RecursionError, MemoryError) as error:
+    except (ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: too deep, or a number beyond 64 bits
         request = _tolerant(body, error)
     if isinstance(request, simdjson.Object):
         return {key: request[key] for key in request}
@@ -122,7 +122,7 @@ def parse(body: Body) -> Mapping[str, Json]:
 
 def _tolerant(body: Body, error: Exception) -> Json:
     """What strict parsers refuse may still be numbers that JSON has no words for."""
-    if b"NaN" not in body and b"Infinity" not in body:
+    if not python_may_read(body, error):
         raise InvalidInput(f"JSON Parse error: {error}")
     try:
         return json.loads(body)

@@ -291,3 +291,18 @@ def test_errors_are_json_and_end_the_connection_only_where_framing_is_lost():
         assert transport.eof
 
     run(scenario)
+
+
+def test_a_bug_in_taking_a_request_costs_its_answer_and_not_the_connection(monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("nobody thought of it")
+
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        monkeypatch.setattr("tests.unit.serving.http.wire.Codec.decode", broken)
+        connection.data_received(post(b"5", "/infer") + get("/echo"))
+        assert transport.statuses == [500, 200]
+        assert not transport.closed
+        assert "nobody thought of it" in caplog.text
+
+    run(scenario)
