@@ -302,6 +302,9 @@ class Connection(asyncio.Protocol):
             body = inflation.finish()
         except ModelyardError as error:
             call(self._fail, slot, error)
+        except Exception:  # noqa: BLE001 - boundary of a pool thread
+            _log.exception("unfolding a body failed")
+            call(self._fail, slot, BackendFailed("the request body could not be unfolded"))
         else:
             call(self._inflated, slot, body, received)
 
@@ -313,6 +316,9 @@ class Connection(asyncio.Protocol):
             self._dispatch(slot, body, received)
         except ModelyardError as error:
             self._fail(slot, error)
+        except Exception:  # noqa: BLE001 - boundary of a request, as in `_handle`
+            _log.exception("taking a request failed")
+            self._fail(slot, BackendFailed("the request could not be taken"))
 
     def _dispatch(self, slot: Slot, body: Body, received: float) -> None:
         """Send a plain body to its model, or have the routes answer. Raises ModelyardError."""
@@ -355,6 +361,7 @@ class Connection(asyncio.Protocol):
         """Let a work take its slot's place, then queue it. Never raises."""
         if slot.cancelled:
             return
+        work.close = slot.close
         self._pending[self._pending.index(slot)] = work
         try:
             executor.submit(work)
@@ -412,7 +419,11 @@ class Connection(asyncio.Protocol):
 
     def _compress_aside(self, place: Place, reply: Reply) -> None:
         """In a pool thread."""
-        self.front.loop.call_soon_threadsafe(self.deliver, place, compress(reply, place.head.accepts))
+        try:
+            reply = compress(reply, place.head.accepts)
+        except Exception:  # noqa: BLE001 - boundary of a pool thread
+            _log.exception("compressing an answer failed; it is sent as it is")
+        self.front.loop.call_soon_threadsafe(self.deliver, place, reply)
 
     def deliver(self, place: Place, reply: Reply) -> None:
         """Send a response as it is, as soon as all before it are sent. Safe when the client is gone."""
@@ -442,7 +453,9 @@ class Connection(asyncio.Protocol):
         line = self.front.line(status)
         if place.own is not None:
             line += place.own.lines
-        if not head.keep_alive or self.front.plane.draining or place.close:
+        if self.front.plane.draining and not self._closing:
+            self._take_no_more(place)
+        if not head.keep_alive or place.close:
             place.close = True
             line += b"Connection: close\r\n"
         elif head.old_http:
@@ -455,9 +468,18 @@ class Connection(asyncio.Protocol):
             transport.write(line)
             transport.write(rest)
 
-    def _close(self, transport: asyncio.Transport, last: Place) -> None:
-        """End the connection after its last response."""
+    def _take_no_more(self, place: Place) -> None:
+        """A drain: the last of the requests that were taken, or the one answered now, ends the connection."""
         self._closing = True
+        self._drop_input()
+        (self._pending[-1] if self._pending else place).close = True
+
+    def _close(self, transport: asyncio.Transport, last: Place) -> None:
+        """End the connection after its last response; requests behind it are none (RFC 9112, 9.6)."""
+        self._closing = True
+        for place in self._pending:
+            place.cancelled = True
+        self._pending.clear()
         self._since = perf_counter()
         if last.head is _LAST and transport.can_write_eof():
             transport.write_eof()  # the sweep closes it when the client had time to read the answer

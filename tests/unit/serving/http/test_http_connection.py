@@ -258,6 +258,39 @@ def test_a_request_that_the_replica_takes_long_for_is_not_the_clients_fault():
     run(scenario, big_body_bytes=500)
 
 
+def test_a_drain_answers_every_request_that_was_taken_and_then_ends_the_connection():
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        one = b"POST /infer HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n"
+        connection.data_received(one + b"1" + one + b"2" + one + b"3" + one)
+        bench.plane.draining = True
+        bench.executor.works[0].reply(list(bench.executor.works.pop(0).tensors), 0, 1)
+        connection.data_received(b"4" + one + b"5")
+        assert len(bench.executor.works) == 2
+        bench.answer_all(reversed)
+        assert [body for _, _, body in transport.answers] == [b"1", b"2", b"3"]
+        assert [headers.get("connection") for _, headers, _ in transport.answers] == [None, None, "close"]
+        assert transport.closed
+        assert not transport.aborted
+
+    run(scenario)
+
+
+def test_what_follows_a_request_that_closes_the_connection_is_neither_answered_nor_run():
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        one = b"POST /infer HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n"
+        connection.data_received(one + b"Connection: close\r\n\r\n1" + one + b"\r\n2")
+        first, second = bench.executor.works
+        first.reply(list(first.tensors), 0, 1)
+        assert second.cancelled
+        second.reply(list(second.tensors), 0, 1)  # it ran at that moment
+        assert [body for _, _, body in transport.answers] == [b"1"]
+        assert not transport.aborted
+
+    run(scenario)
+
+
 def test_idle_connections_are_closed_and_sooner_in_a_drain():
     assert not closed_at(post(b"a"), 290).closed
     assert closed_at(post(b"a"), 302).closed
