@@ -99,6 +99,8 @@ def wrk(folder: Path, port: int, path: str, messages: Sequence[Message], connect
         result = msgspec.json.decode(found[1], type=_WrkResult)
     except msgspec.DecodeError as error:  # without a single answer percentiles are "nan"
         raise ClientFailed(f"wrk got no answer: {found[1]}") from error
+    if not result.count:
+        raise ClientFailed(f"no request was answered in {max(1, round(seconds))} s")
     rate = (result.count - min(result.failed, result.count)) / result.us * 1e6
     return Load(rate, result.p50_us / 1e3, result.p99_us / 1e3, result.count, result.failed, cores)
 

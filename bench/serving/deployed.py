@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,8 @@ from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Protocol
 
 _POLL_S = 0.01
+_LATENCIES, _LONGEST_S = 8, 8.0
+"""A window has at least so many median latencies, but is never longer than this."""
 CANNOT = (ServerDied, WrongAnswer, OSError, subprocess.SubprocessError, TimeoutError)
 """What keeps a peer, or a cell of it, from being measured: it becomes the reason in the table."""
 
@@ -43,6 +46,9 @@ class Deployed:
 
     system: System
     workload: Workload
+    python: str
+    batching: bool
+    threads: int
     launch: Launch
     server: Server
     folder: Path
@@ -52,6 +58,7 @@ class Deployed:
     cold_start_s: float = 0.0
     answer_bytes: int = 0
     messages: dict[Protocol, list[Message]] = field(default_factory=dict)
+    windows_s: dict[tuple[Protocol, int], float] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -82,13 +89,26 @@ class Deployed:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        deployed = cls(system, workload, launch, server, folder, scratch, ports[0], ports[1])
+        deployed = cls(system, workload, python, batching, threads, launch, server, folder, scratch, ports[0], ports[1])
         try:
             deployed._await()
         except BaseException:
             deployed.end()
             raise
         return deployed
+
+    def restarted(self) -> Deployed:
+        """The same, started again after it died. Raises one of CANNOT."""
+        self.end()
+        batching, threads = self.batching, self.threads
+        return Deployed.start(
+            self.system, self.workload, self.python, batching=batching, threads=threads, folder=self.folder
+        )
+
+    def rest(self) -> None:
+        """Let it work off what is left, and freeze it until `server.thaw()`."""
+        self.server.settle()
+        self.server.freeze()
 
     def end(self) -> None:
         """End its processes, remove what they left outside their folder."""
@@ -103,8 +123,26 @@ class Deployed:
         for sent, expected in zip(self._messages(protocol), self.workload.expected, strict=True):
             self._ask(sent, protocol, expected)
 
-    def load(self, protocol: Protocol, connections: int, seconds: float) -> Load:
-        """One timed cell."""
+    def load(self, protocol: Protocol, connections: int, seconds: float) -> tuple[Load, float]:
+        """One timed cell and the server's CPU seconds; longer than `seconds` where a request takes a good part of them.
+
+        What is in flight when the time is over is not counted: with a window of a few latencies that would be much.
+        """
+        given = max(seconds, self.windows_s.get((protocol, connections), 0.0))
+        load, used = self.timed(protocol, connections, given)
+        needed = min(float(math.ceil(_LATENCIES * load.p50_ms / 1e3)), _LONGEST_S)
+        if self.workload.model.slow or needed <= given:
+            return load, used
+        self.windows_s[protocol, connections] = needed
+        return self.timed(protocol, connections, needed)
+
+    def timed(self, protocol: Protocol, connections: int, seconds: float) -> tuple[Load, float]:
+        """The same for `seconds`, whatever the latency."""
+        before = self.server.cpu_s()
+        load = self._client(protocol, connections, seconds)
+        return load, self.server.cpu_s() - before
+
+    def _client(self, protocol: Protocol, connections: int, seconds: float) -> Load:
         sent = self._messages(protocol)
         if self.workload.model.slow:
             path = "" if protocol is Protocol.GRPC else self.launch.path

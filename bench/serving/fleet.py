@@ -58,7 +58,7 @@ def servers(
                 deployed = _start(options, workload, system, batching, python[name], results, times)
                 if deployed is not None:
                     up[name, batching] = deployed
-                    deployed.server.freeze()
+                    deployed.rest()
         yield up
     finally:
         for deployed in up.values():

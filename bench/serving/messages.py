@@ -60,7 +60,7 @@ def framed(body: bytes) -> bytes:
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
-def ask_rest(port: int, path: str, request: Message, timeout_s: float = 30.0) -> tuple[bytes, Mapping[str, str]]:
+def ask_rest(port: int, path: str, request: Message, timeout_s: float = 10.0) -> tuple[bytes, Mapping[str, str]]:
     """One POST. Raises OSError or WrongAnswer (any status but 200)."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
@@ -76,7 +76,7 @@ def ask_rest(port: int, path: str, request: Message, timeout_s: float = 30.0) ->
     return body, {name.lower(): value for name, value in response.getheaders()}
 
 
-def ask_grpc(port: int, request: Message, timeout_s: float = 30.0) -> bytes:
+def ask_grpc(port: int, request: Message, timeout_s: float = 10.0) -> bytes:
     """One unary call; the serialised response. Raises WrongAnswer with the status."""
     import grpc
 

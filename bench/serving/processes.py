@@ -16,6 +16,7 @@ import psutil
 
 _MARK = "MODELYARD_BENCH_SERVER"
 _END_S, _LEAVE_S = 8.0, 1.0
+_SETTLE_S, _IDLE_S = 4.0, 0.02
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,6 +56,7 @@ class Server:
                 for command in commands
             ]
         self._frozen: list[psutil.Process] = []
+        self._restless = False
 
     def check(self) -> None:
         """Raises ServerDied where a command has ended."""
@@ -92,6 +94,22 @@ class Server:
     def cpu_s(self) -> float:
         """CPU seconds that all processes have used so far."""
         return sum(_read(p, lambda p: float(sum(p.cpu_times()[:2]))) for p in self.processes())
+
+    def settle(self) -> None:
+        """Wait until no thread wants a CPU, twice in a row: what a client left behind is worked off then.
+
+        Frozen in the midst of a run, Triton finds its locks timed out when it goes on, and aborts.
+        """
+        if self._restless:
+            return
+        deadline = time.monotonic() + _SETTLE_S
+        idle = 0
+        while time.monotonic() < deadline:
+            idle = 0 if any(map(_wants_cpu, self.processes())) else idle + 1
+            if idle == 2:
+                return
+            time.sleep(_IDLE_S)
+        self._restless = True  # LitServe with batching turns a loop while nothing is asked
 
     def freeze(self) -> None:
         """Stop all processes, so that nothing of an idle server runs while another is measured."""
@@ -152,6 +170,15 @@ def _still(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil
             break
         time.sleep(0.01)
     return left
+
+
+def _wants_cpu(process: psutil.Process) -> bool:
+    """Whether a thread of it runs or waits to run."""
+    for path in Path(f"/proc/{process.pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if path.read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def _runs(process: psutil.Process) -> bool:

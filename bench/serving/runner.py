@@ -11,6 +11,7 @@ from bench.serving.inprocess import InProcess, workload_of
 from bench.serving.models import MODELS, Model
 from bench.serving.options import Options
 from bench.serving.plan import EXTENTS, INPROCESS, Cell, cells
+from bench.serving.processes import ServerDied
 from bench.serving.results import Results, Timing
 from modelyard.domain.workload import Protocol
 
@@ -45,12 +46,32 @@ def _rounds(options: Options, model: Model, up: dict[Key, Deployed], inprocess: 
                     found = inprocess.measure(cell.connections, seconds)
                     timing = Timing(round_, found.rate, found.p50_ms, found.p99_ms, found.count, 0, 0.0, 0.0)
                     results.cell(cell).timings.append(timing)
-                elif (deployed := up.get((cell.line.system, cell.line.batching))) is not None:
-                    _one(cell, deployed, round_, seconds, warm, results)
+                elif (key := (cell.line.system, cell.line.batching)) in up:
+                    _one(cell, up[key], round_, seconds, warm, results)
+                    _revive(key, up, results)
         for (name, batching), deployed in up.items():
             record = results.server(model.name, name, batching)
             rss, pss = deployed.server.memory_bytes()
             record.rss_bytes, record.pss_bytes = max(record.rss_bytes, rss), max(record.pss_bytes, pss)
+
+
+def _revive(key: Key, up: dict[Key, Deployed], results: Results) -> None:
+    """Start a server again that died under load; it is given up where that fails. Either is told in the results."""
+    deployed = up[key]
+    try:
+        deployed.server.check()
+        return
+    except ServerDied as error:
+        record = results.server(deployed.workload.model.name, *key)
+        record.reason = f"died under load and was started again ({words(error)})"
+        say(f"{record.model}: {record.system}: {record.reason}")
+    try:
+        up[key] = deployed.restarted()
+        up[key].rest()
+    except CANNOT as error:
+        record.reason = f"died under load and did not start again ({words(error)})"
+        say(f"{record.model}: {record.system}: {record.reason}")
+        del up[key]
 
 
 def _one(
@@ -59,8 +80,8 @@ def _one(
     """Thaw, check every message's answer, warm up where new, time, freeze."""
     result = results.cell(cell)
     protocol = cell.line.protocol
-    if result.reason and not result.timings:
-        return
+    if result.reason and not result.timings and round_ > 1:
+        return  # it failed twice
     deployed.server.thaw()
     try:
         deployed.server.check()
@@ -68,10 +89,8 @@ def _one(
         key = ((cell.line.system, cell.line.batching), protocol)
         if key not in warm:
             warm.add(key)
-            deployed.load(protocol, cell.connections, 1.0)
-        before = deployed.server.cpu_s()
-        load = deployed.load(protocol, cell.connections, seconds)
-        used = deployed.server.cpu_s() - before
+            deployed.timed(protocol, cell.connections, 1.0)
+        load, used = deployed.load(protocol, cell.connections, seconds)
         result.timings.append(
             Timing(
                 round_,
@@ -88,4 +107,4 @@ def _one(
         result.reason = words(error)
         say(f"{cell.model}: {cell.line.system} {protocol} at {cell.connections}: {result.reason}")
     finally:
-        deployed.server.freeze()
+        deployed.rest()

@@ -72,6 +72,7 @@ def _torchserve(deployment: Deployment) -> Launch:
     ]
     lines += [f"model_store={store}", f"load_models={name}.mar", "disable_token_authorization=true"]
     lines += ["max_request_size=67108864", "max_response_size=67108864", "disable_system_metrics=true"]
+    lines += ["job_queue_size=1000"]  # its default of 100 refuses some of 128 connections
     lines += [f"initial_worker_port={deployment.spare_ports[4]}", f"vmargs=-Djava.io.tmpdir={deployment.scratch}"]
     lines += [f"models={json.dumps({name: {'1.0': worker}})}", "install_py_dep_per_model=false"]
     config = deployment.folder / "config.properties"
