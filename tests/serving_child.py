@@ -2,8 +2,8 @@
 
 `behaviour`: `echo` (outputs are the inputs), `scale` (twice the input), `poison` (raises if any value is 666),
 `sleep` (seconds in `seconds`), `short` (one row too few), `strings` (upper case), `gate` (waits for the file `gate`),
-`refuse` (fails to load), `add` (adds the number in `add`). Loading waits for the file `load_gate`, if given, and
-allocates `megabytes`. Each execution appends its number of rows to the file `journal`, if given.
+`refuse` (fails to load), `add` (adds the number in `add`). Loading makes the file `loading`, waits for the file
+`load_gate`, if they are given, and allocates `megabytes`. Each execution appends its number of rows to the file `journal`, if given.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ class ScriptedRuntime:
         refused = artifact.options.get("refused")
         if artifact.options["behaviour"] == "refuse" or (refused and Path(refused).exists()):
             raise InvalidInput("the file is no model")
+        if loading := artifact.options.get("loading"):
+            Path(loading).touch()
         while (gate := artifact.options.get("load_gate")) and not Path(gate).exists():
             time.sleep(0.002)
         return ScriptedPredictor(artifact)

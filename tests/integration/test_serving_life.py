@@ -184,6 +184,14 @@ def test_a_drain_ends_after_its_timeout_even_if_a_model_hangs(tmp_path):
         assert "timed out" in server.log
 
 
+def test_a_replica_ends_on_a_signal_even_while_a_model_hangs_in_loading(tmp_path):
+    model = scripted("echo", load_gate=tmp_path / "never", loading=tmp_path / "loading")
+    with replica(tmp_path / "r", model, wait=False) as server:
+        until(lambda: (tmp_path / "loading").exists(), "the model is being loaded")
+        server.terminate()
+        assert server.process.wait(20) == 0
+
+
 def test_two_replicas_share_one_port_and_each_drains_alone(tmp_path):
     with replica(tmp_path / "a", scripted("echo"), reuse_port=True, grpc_port=None) as one:
         port = one.http_port

@@ -1,4 +1,4 @@
-"""Threads for pre-processing steps, which may be the user's Python: a step that never returns costs one thread."""
+"""Threads for what may never return: loading, and pre-processing steps, which may be the user's Python."""
 
 from __future__ import annotations
 
@@ -28,15 +28,19 @@ _GRACE: Final = 0.1
 
 
 class StepThreads(Pool):
-    """A pool whose threads can be given up while they run; each is then replaced. Thread-safe."""
+    """A pool whose threads can be given up while they run; each is then replaced. Thread-safe.
 
-    def __init__(self, threads: int = THREADS) -> None:
+    Its threads are daemons: one that hangs does not keep the process from ending, as those of concurrent.futures do.
+    """
+
+    def __init__(self, threads: int = THREADS, name: str = "steps") -> None:
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._running: dict[Future[Any], threading.Thread] = {}
         self._lost: set[threading.Thread] = set()
         self._most = threads
+        self._name = name
 
     def submit(self, job: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """See `concurrent.futures.Executor.submit`. Threads are started when first needed."""
@@ -73,25 +77,31 @@ class StepThreads(Pool):
 
     def _start(self) -> None:
         self._threads += 1
-        threading.Thread(target=self._work, name="steps", daemon=True).start()
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def _work(self) -> None:
-        me = threading.current_thread()
         while (item := self._jobs.get()) is not None:
-            future, job = item
-            with self._lock:
-                if not future.set_running_or_notify_cancel():
-                    continue
-                self._running[future] = me
-            try:
-                future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - for whoever asked
-                future.set_exception(error)
-            with self._lock:
-                self._running.pop(future, None)
-                if me in self._lost:
-                    self._lost.discard(me)
-                    return
+            lost = self._run(*item)
+            del item  # while idle, no request's tensors and no model are held
+            if lost:
+                return
+
+    def _run(self, future: Future[Any], job: Callable[[], Any]) -> bool:
+        """Do a job; whether this thread was given up meanwhile."""
+        me = threading.current_thread()
+        with self._lock:
+            if not future.set_running_or_notify_cancel():
+                return False
+            self._running[future] = me
+        try:
+            future.set_result(job())
+        except BaseException as error:  # noqa: BLE001 - for whoever asked
+            future.set_exception(error)
+        with self._lock:
+            self._running.pop(future, None)
+            lost = me in self._lost
+            self._lost.discard(me)
+        return lost
 
 
 class Preparing(Protocol):

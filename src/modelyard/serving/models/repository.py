@@ -13,12 +13,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
+from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
 from modelyard.domain.services import ServedModel, VersionPolicy
+from modelyard.serving.instances.steps import StepThreads
 from modelyard.serving.models import policy as policies
 from modelyard.serving.models import source
 from modelyard.serving.models.aside import AsidePool
@@ -84,7 +84,7 @@ class Repository:
         self._make = make
         self._pool = pool
         workers = max(1, min(_LOADERS, len(os.sched_getaffinity(0))))
-        self._loaders = ThreadPoolExecutor(workers, thread_name_prefix="model-loader")
+        self._loaders = StepThreads(workers, "model-loader")
         self._retirement = Retirement(pool, self._loaders, drain_timeout_s)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -286,7 +286,7 @@ class Repository:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._loaders.shutdown(wait=False, cancel_futures=True)
+        self._loaders.shutdown()
 
     # --- sources
 
@@ -384,7 +384,13 @@ class Repository:
         def work() -> Ready:
             loop.call_soon_threadsafe(started)
             files = source.fingerprint(served)
-            return Ready(self._load(served), files)
+            try:
+                return Ready(self._load(served), files)
+            except (SystemExit, KeyboardInterrupt) as error:  # these would end the event loop, and the replica with it
+                why = f"it ended by {type(error).__name__}: {error}"
+                raise BackendFailed(
+                    f"loading model '{served.name}' version {served.version} failed", why=why
+                ) from error
 
         with self._politely():
             return await loop.run_in_executor(self._loaders, work)

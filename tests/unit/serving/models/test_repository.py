@@ -181,6 +181,9 @@ def test_a_failed_load_changes_nothing_and_says_so_in_tritons_words(tmp_path):
         write(tmp_path, model(2, "crash"))
         with pytest.raises(BackendFailed, match="ZeroDivisionError"):
             await yard.repository.load("m", None, None)
+        write(tmp_path, model(2, "exit"))
+        with pytest.raises(BackendFailed, match="SystemExit"):
+            await yard.repository.load("m", None, None)
         assert yard.serving() == [1]
         assert not yard.made[0].closed
         write(tmp_path, model(2))

@@ -26,7 +26,7 @@ POLICIES = st.one_of(
     st.builds(VersionPolicy, latest=st.just(1), shadow=NUMBERS),
 )
 OPERATIONS = st.one_of(
-    st.tuples(st.just("put"), NUMBERS, st.sampled_from(["echo", "echo", "scale", "refuse", "crash"])),
+    st.tuples(st.just("put"), NUMBERS, st.sampled_from(["echo", "echo", "scale", "refuse", "crash", "exit"])),
     st.tuples(st.just("remove"), NUMBERS),
     st.tuples(st.just("garbage"), NUMBERS),
     st.tuples(st.just("policy"), POLICIES),

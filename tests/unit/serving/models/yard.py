@@ -60,6 +60,8 @@ class Yard:
             raise InvalidInput("the file is no model")
         if served.artifact.options["behaviour"] == "crash":
             raise ZeroDivisionError("oh")
+        if served.artifact.options["behaviour"] == "exit":
+            raise SystemExit(3)
         signature = served.artifact.signature
         close = lambda: self.freed.append((served.name, served.version))  # noqa: E731
         model = Runnable(signature, dict, close)
