@@ -3,7 +3,8 @@
 `behaviour`: `echo` (outputs are the inputs), `scale` (twice the input), `poison` (raises if any value is 666),
 `sleep` (seconds in `seconds`), `short` (one row too few), `strings` (upper case), `gate` (waits for the file `gate`),
 `refuse` (fails to load), `add` (adds the number in `add`). Loading makes the file `loading`, waits for the file
-`load_gate`, if they are given, and allocates `megabytes`. Each execution appends its number of rows to the file `journal`, if given.
+`load_gate`, if they are given, and allocates `megabytes`. Each execution appends its number of rows to the file
+`journal`, if given.
 """
 
 from __future__ import annotations
