@@ -54,7 +54,7 @@ class ServedModel:
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or self.threads < 1 or self.weight <= 0 or self.cache_bytes < 0:
+        if self.instances < 1 or self.threads < 1 or not self.weight > 0 or self.cache_bytes < 0:
             raise InvalidInput(
                 f"model '{self.name}' version {self.version} cannot be served so",
                 why="it needs instances >= 1, threads >= 1, weight > 0 and cache_bytes >= 0",
@@ -143,6 +143,18 @@ class ReplicaSpec:
     max_running: int | None = None
     grpc_front: GrpcFront = GrpcFront.FAST
     shared_memory: bool | None = None
+
+    def __post_init__(self) -> None:
+        ports_fit = 0 <= self.http_port < 65536 and 0 <= (self.grpc_port or 0) < 65536
+        bounded = self.max_body_bytes > 0 and self.drain_timeout_s >= 0
+        bounded = bounded and (self.max_running is None or self.max_running > 0)
+        if not (ports_fit and bounded and 0 <= self.tracing.rate <= 1):
+            raise InvalidInput(
+                f"a replica of '{self.service}' cannot run so",
+                why="it needs ports from 0 to 65535, max_body_bytes >= 1, drain_timeout_s >= 0, max_running >= 1 and "
+                "a tracing.rate from 0 to 1",
+                hint="correct its settings",
+            )
 
 
 class ReplicaState(StrEnum):

@@ -24,7 +24,7 @@ from modelyard.serving.http.limits import Limits, raise_descriptor_limit
 from modelyard.serving.http.listeners import Listeners
 from modelyard.serving.instances.service import Instances
 from modelyard.serving.instances.steps import MOST_ABANDONED, StepThreads
-from modelyard.serving.models import loading
+from modelyard.serving.models import loading, strict
 from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.models.repository import Repository
@@ -276,6 +276,6 @@ def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
 def load_spec(path: Path) -> ReplicaSpec:
     """Read a replica's spec. Raises InvalidInput naming the field."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ReplicaSpec)
+        return strict.decode(path.read_bytes(), ReplicaSpec)
     except (OSError, msgspec.DecodeError, ModelyardError) as error:
         raise InvalidInput(f"cannot read the replica spec {path}", why=str(error)) from error

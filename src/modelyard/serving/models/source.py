@@ -17,6 +17,7 @@ import msgspec
 
 from modelyard.domain.errors import InvalidInput, ModelyardError
 from modelyard.domain.services import ServedModel, VersionPolicy
+from modelyard.serving.models import strict
 
 _T = TypeVar("_T")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}\.json")
@@ -98,7 +99,7 @@ def _decoded(root: Path, file: Path, kind: type[_T]) -> _T:
             raise InvalidInput(f"{name} leads out of the model repository")
         if file.stat().st_size > _MAX_FILE_BYTES:
             raise InvalidInput(f"{name} exceeds {_MAX_FILE_BYTES} bytes")
-        return msgspec.json.decode(file.read_bytes(), type=kind)
+        return strict.decode(file.read_bytes(), kind)
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidInput(f"cannot read {name} of the model repository", why=str(error)) from error
 

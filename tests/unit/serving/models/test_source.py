@@ -84,9 +84,18 @@ def test_a_link_out_of_the_repository_is_not_followed(tmp_path):
     assert "leads out of" in str(found.policy_error)
 
 
+MISSPELT = msgspec.json.encode(msgspec.to_builtins(scripted("echo")) | {"coalese": True}).decode()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "truncated"), ("[]", "object"), ('{"name": "m"}', "missing"), ("\xff", "m/1.json")],
+    [
+        ("{", "truncated"),
+        ("[]", "object"),
+        ('{"name": "m"}', "missing"),
+        ("\xff", "m/1.json"),
+        (MISSPELT, "`coalesce`"),
+    ],
 )
 def test_a_file_that_is_wrong_spoils_only_its_own_version(tmp_path, text, said):
     put(tmp_path, scripted("echo", version=2))
