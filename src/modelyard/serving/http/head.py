@@ -70,10 +70,6 @@ class Heads:
         self.known: dict[bytes, Head] = {}
         """By their bytes, of heads without header lines that differ from call to call. For look-ups only."""
 
-    def forget(self) -> None:
-        """Forget all heads: what they were resolved to has changed."""
-        self.known.clear()
-
     def get(self, raw: bytes) -> tuple[Head, PerCall | None]:
         """The head that these bytes (through the blank line) are, and what is this call's own in it.
 

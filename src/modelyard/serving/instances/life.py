@@ -226,10 +226,6 @@ class Life:
         self._ended.set()
         return self.ending
 
-    def close(self) -> None:
-        """Give back the socket, once the process is gone and nothing runs on it."""
-        self._link.close()
-
     @property
     def pid(self) -> int:
         """The process's id."""

@@ -421,7 +421,11 @@ class Executor:
         """Take part no more: what waits is refused, what runs is still answered. `free` may follow."""
         face = self.interface
         self.gone = self.down = Unavailable(f"model '{face.name}' version {face.version} is no longer served")
-        self.sweep(inf)
+        self.scheduler.expire(inf)
+        dropped, self.scheduler.dropped = self.scheduler.dropped, []
+        for work, _ in dropped:
+            self.ledger.refused[Refusal.DRAINING] += 1
+            self._answer(work, self.gone)
         self._stop_waiting()
         if self._fine is not None:
             self._fine.close()

@@ -13,7 +13,6 @@ _TEXTS: Final = {
     Refusal.WAIT_TOO_LONG: "the predicted wait exceeds the limit",
     Refusal.EXPIRED: "the request waited too long",
     Refusal.EVICTED: "a request of higher priority took its place in the queue",
-    Refusal.DRAINING: "the replica is shutting down",
 }
 _HINT: Final = "send fewer requests, retry later, or add replicas"
 

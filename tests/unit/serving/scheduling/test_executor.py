@@ -213,6 +213,27 @@ def test_the_sweep_answers_expired_requests_behind_a_stuck_execution():
     drive(scenario)
 
 
+def test_what_waits_when_a_version_leaves_is_told_so():
+    async def scenario():
+        gate = threading.Event()
+        bench = Bench(lambda x: gate.wait(10) and x, batching=Batching(1), dear=0.002)
+        first, second = bench.submit(rows(1)), bench.submit(rows(1))
+        await until(lambda: bench.runs)
+        bench.executor.leave()
+        with pytest.raises(Unavailable, match="version 1 is no longer served"):
+            await second
+        with pytest.raises(Unavailable, match="no longer served"):
+            bench.submit(rows(1))
+        gate.set()
+        await first
+        assert bench.executor.idle
+        assert bench.executor.ledger.refused["draining"] == 1
+        bench.executor.free()
+        bench.pool.shutdown()
+
+    drive(scenario)
+
+
 def test_the_model_may_write_to_its_input():
     def writing(x):
         x += 1
