@@ -160,6 +160,8 @@ class Scheduler(Generic[T]):
                 if refused is not None:
                     return refused
             self.held += 1
+        if not self.rows:
+            self._idle_since = None  # since the last execution everything left: the pause is the callers', not ours
         item.enqueued = now
         priority, rows, key = item.priority, item.rows, item.shape_key
         level = self._default if priority == 0 else self._level(priority)

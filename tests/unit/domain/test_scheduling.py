@@ -284,6 +284,21 @@ def test_while_no_slot_is_left_requests_wait_or_are_refused():
     assert scheduler.next(0.0) is None
 
 
+def test_a_pause_after_clients_left_is_not_taken_for_slowness():
+    scheduler = Scheduler(Batching(1), QueuePolicy(max_wait_s=1.0), learned(0.0, 0.01))
+    first, left = Request(0.0), Request(0.0)
+    assert scheduler.offer(first, 0.0) is None
+    assert scheduler.offer(left, 0.0) is None
+    batch = scheduler.next(0.0)
+    left.cancelled = True
+    scheduler.finished(batch, 0.01)
+    scheduler.expire(0.02)
+    for i in range(50):  # ten minutes later
+        assert scheduler.offer(Request(600.0), 600.0) is None, i
+        if i == 0:
+            assert isinstance(scheduler.next(600.0), Batch)
+
+
 def test_a_thousand_shapes_whose_clients_all_left_are_dropped_at_once():
     scheduler = Scheduler(Batching(2000), QueuePolicy(max_requests=2000), learned(1e-6, 1e-6), row_cost=lambda key: key)
     requests = [Request(0.0, shape_key=i + 1, cancelled=True) for i in range(1500)]
