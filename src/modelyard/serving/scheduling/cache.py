@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from modelyard.domain.errors import ModelyardError, Unavailable
+from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.scheduling.work import Work
 
@@ -105,7 +105,7 @@ class Responses:
             try:
                 self.submit(work)
             except ModelyardError as error:
-                work.fail(error)
+                _fail(work, error)
 
 
 class Shared(Work):
@@ -158,11 +158,11 @@ class Shared(Work):
         self.members = []  # whatever becomes of the execution, they have been told, or are queued again
         if isinstance(error, Unavailable) and len(alive) > 1:
             first, *others = alive
-            first.fail(error)
+            _fail(first, error)
             self._responses.again(others)
             return
         for member in alive:
-            member.fail(error)
+            _fail(member, error)
 
 
 def digest(work: Work) -> bytes:
@@ -196,6 +196,14 @@ def _reply(work: Work, outputs: list[Tensor], start: int, stop: int) -> None:
     try:
         work.reply(outputs, start, stop)
     except ModelyardError as error:
-        work.fail(error)
+        _fail(work, error)
     except Exception:  # noqa: BLE001 - one answer must not hurt the others
         _log.exception("answering a request failed")
+        _fail(work, BackendFailed("the answer could not be written"))
+
+
+def _fail(work: Work, error: ModelyardError) -> None:
+    try:
+        work.fail(error)
+    except Exception:  # noqa: BLE001 - one answer must not hurt the others
+        _log.exception("answering a request with an error failed")
