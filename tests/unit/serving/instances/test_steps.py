@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from concurrent.futures import Future
 from time import perf_counter
 
@@ -26,6 +27,29 @@ def test_jobs_give_what_they_return_and_raise(pool):
     assert pool.submit(lambda a, b=0: a + b, 1, b=2).result(20) == 3
     with pytest.raises(ZeroDivisionError):
         pool.submit(lambda: 1 / 0).result(20)
+
+
+def test_threads_are_started_only_where_none_is_idle():
+    def me():
+        return threading.current_thread().ident
+
+    pool = StepThreads(4)
+    assert len({pool.submit(me).result(20) for _ in range(50)}) == 1
+    together = threading.Barrier(4)
+    for future in [pool.submit(together.wait, 20) for _ in range(4)]:
+        future.result(20)
+    pool.shutdown()
+
+
+def test_an_idle_thread_holds_nothing_of_its_last_job(pool):
+    class Tensor:
+        pass
+
+    tensor = Tensor()
+    gone = weakref.ref(tensor)
+    pool.submit(lambda held: None, tensor).result(20)
+    del tensor
+    until(lambda: gone() is None, "the job's argument is let go")
 
 
 def test_an_abandoned_thread_is_replaced_and_ends_should_it_return(pool):
