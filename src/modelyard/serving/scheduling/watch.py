@@ -145,7 +145,8 @@ class Watch:
             if work.cancelled:
                 continue
             last = work.deadline + GRACE * (work.deadline - work.received)
-            if work.timeout_s is not None and now > last:
+            own = work.timeout_s  # its deadline may be an SLO, or the longest wait: neither ends what runs
+            if own is not None and now > work.received + (1 + GRACE) * own:
                 error = Expired("Request timeout expired", why="the model has not answered in time")
                 self._answer(work, error)
             elif last > due:

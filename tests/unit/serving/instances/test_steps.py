@@ -12,6 +12,7 @@ import pytest
 
 from modelyard.domain.errors import BackendFailed
 from modelyard.serving.faults import Expired
+from modelyard.serving.instances import steps
 from modelyard.serving.instances.steps import StepsWatch, StepThreads
 from tests.serving_harness import until
 
@@ -108,7 +109,9 @@ class FakeExecutor:
 
 
 @pytest.mark.parametrize(("timeout", "kind"), [(0.05, Expired), (None, BackendFailed)])
-def test_a_request_whose_steps_hang_is_answered_once_after_its_deadline(pool, timeout, kind):
+def test_a_request_whose_steps_hang_is_answered_once_after_its_deadline(pool, timeout, kind, monkeypatch):
+    monkeypatch.setattr(steps, "HANGS_S", 0.1)
+
     async def main():
         executor = FakeExecutor()
         watch = StepsWatch(executor, pool)
@@ -135,3 +138,40 @@ def test_a_request_whose_steps_return_in_time_is_not_answered_here(pool):
         assert executor.answers == []
 
     asyncio.run(main())
+
+
+def test_steps_slower_than_an_slo_are_no_hang_and_only_a_requests_own_time_ends_its_waiting(pool):
+    async def main():
+        executor = FakeExecutor()
+        watch = StepsWatch(executor, pool)
+        patient, impatient = Request(60, 0.02), Request(0.1, 0.02)  # an SLO of 20 ms
+        watch.start(patient)
+        watch.start(impatient)
+        await asyncio.wait_for(executor.answered.wait(), 20)
+        assert [(w, type(e)) for w, e in executor.answers] == [(impatient, Expired)]
+        assert perf_counter() >= impatient.received + 0.1
+        assert pool.abandoned == 0
+        executor.gate.set()
+        assert watch.finished(patient)
+        assert not watch.finished(impatient)
+        assert len(executor.answers) == 1
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_hangs_after_its_request_was_told_is_replaced_and_nobody_is_told_twice(pool, monkeypatch):
+    monkeypatch.setattr(steps, "HANGS_S", 0.3)
+
+    async def main():
+        executor = FakeExecutor()
+        watch = StepsWatch(executor, pool)
+        watch.start(Request(0.02, 0.02))
+        while not pool.abandoned:
+            await asyncio.sleep(0.01)
+        assert [type(e) for _, e in executor.answers] == [Expired]
+        executor.gate.set()
+
+    async def bounded():
+        await asyncio.wait_for(main(), 20)
+
+    asyncio.run(bounded())

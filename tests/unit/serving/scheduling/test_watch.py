@@ -120,6 +120,24 @@ def test_a_late_execution_answers_each_request_at_its_own_deadline_and_its_mates
     drive(scenario)
 
 
+def test_a_late_execution_is_waited_for_as_long_as_a_request_allows_whatever_the_longest_wait(monkeypatch):
+    monkeypatch.setattr(watch, "HUNG_FLOOR_S", 60.0)
+
+    async def scenario():
+        instance = Instance()
+        bench = Bench(instances=[instance], queue=QueuePolicy(max_wait_s=0.02), dear=0.002)
+        impatient = bench.submit(rows(1, value=13), timeout_us=150_000)
+        patient = bench.submit(rows(1, value=2), timeout_us=30_000_000)
+        with pytest.raises(Expired):
+            await impatient
+        assert not patient.done()
+        instance.gate.set()
+        assert (await patient)[0].tolist() == [[2.0] * 4]
+        bench.close()
+
+    drive(scenario)
+
+
 def test_requests_behind_a_hung_execution_are_answered_when_they_expire():
     async def scenario():
         instance = Instance()
