@@ -72,7 +72,7 @@ class HttpWork(Work):
         connection = self._connection
         if connection.transport is None:
             return
-        if _elements(outputs) > LARGE_JSON_ELEMENTS:
+        if (outputs[0].size if len(outputs) == 1 else sum(o.size for o in outputs)) > LARGE_JSON_ELEMENTS:
             rows = outputs[0].shape[0] if outputs[0].ndim else 1
             if self._codec.json_elements(self.plan, outputs, stop - start, rows) > LARGE_JSON_ELEMENTS:
                 connection.front.pool.submit(self._render_aside, outputs, start, stop)
@@ -98,7 +98,3 @@ class HttpWork(Work):
 
 
 Place: TypeAlias = Slot | HttpWork
-
-
-def _elements(outputs: list[Tensor]) -> int:
-    return outputs[0].size if len(outputs) == 1 else sum(o.size for o in outputs)

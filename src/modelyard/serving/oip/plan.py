@@ -84,8 +84,8 @@ class InputPlan:
     size: int
     plain: bool = True
     region: RegionSlice | None = None
-    pack: Callable[..., None] | None = None
-    """Writes as many Python numbers as the tensor has elements into a buffer: half the time that numpy takes."""
+    pack: Callable[..., bytes] | None = None
+    """Makes the bytes of as many Python numbers as the tensor has elements, in less time than numpy takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ def _input_plan(interface: Interface, head: InferHead, given: InputHead, regions
     plain = spec.datatype not in (Datatype.BYTES, Datatype.BF16)
     dtype = wire.NUMPY[spec.datatype]
     packed = size < 0 and region is None and spec.datatype in _PACKED and count <= _MOST_PACKED
-    pack = struct.Struct(f"<{count}{_PACKED[spec.datatype]}").pack_into if packed else None
+    pack = struct.Struct(f"<{count}{_PACKED[spec.datatype]}").pack if packed else None
     return InputPlan(index, spec.name, str(spec.datatype), shape, dtype, count, size, plain, region, pack)
 
 

@@ -23,29 +23,16 @@ def render(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
     if plan.wishes is not None:
         return _render_answers(plan, answers(plan, outputs, start, stop))
     wanted = plan.outputs
-    batched = plan.interface.batched
-    if len(wanted) == 1:
-        return _render_one(plan, outputs[wanted[0][0]][start:stop] if batched else outputs[wanted[0][0]])
-    parts = [outputs[i][start:stop] if batched else outputs[i] for i, _ in wanted]
-    owner = plan.base if type(plan) is NamedPlan else plan
-    template = owner.template
-    shapes = tuple([p.shape for p in parts])
-    if template is None or template.shapes != shapes:
-        template = owner.template = _template(plan, parts, shapes)
-    if template.fixed is not None and not plan.id:
-        return b"".join([template.fixed, *[p.tobytes() for p in parts]])
-    return _render_mixed(plan, template, parts)
-
-
-def _render_one(plan: Plan, part: Tensor) -> bytes:
-    """The same for a single output, the common case, without the lists."""
+    if len(wanted) != 1:
+        return _render_several(plan, outputs, start, stop)
+    index, binary = wanted[0]  # one output, the common case, without lists
+    part = outputs[index][start:stop] if plan.interface.batched else outputs[index]
     owner = plan.base if type(plan) is NamedPlan else plan
     template = owner.template
     if template is None or template.shapes[0] != part.shape:
         template = owner.template = _template(plan, [part], (part.shape,))
     if template.fixed is not None and not plan.id:
         return template.fixed + part.tobytes()
-    index, binary = plan.outputs[0]
     if binary:
         return _render_mixed(plan, template, [part])
     before, after = template.parts
@@ -56,6 +43,19 @@ def _render_one(plan: Plan, part: Tensor) -> bytes:
         spec = plan.interface.signature.outputs[index]
         data = wire.json_array(spec.name, part, spec.datatype)
     return b"%b%d\r\n\r\n%b%b%b" % (_JSON_HEAD, len(before) + len(data) + len(after), before, data, after)
+
+
+def _render_several(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
+    wanted, batched = plan.outputs, plan.interface.batched
+    parts = [outputs[i][start:stop] if batched else outputs[i] for i, _ in wanted]
+    owner = plan.base if type(plan) is NamedPlan else plan
+    template = owner.template
+    shapes = tuple([p.shape for p in parts])
+    if template is None or template.shapes != shapes:
+        template = owner.template = _template(plan, parts, shapes)
+    if template.fixed is not None and not plan.id:
+        return b"".join([template.fixed, *[p.tobytes() for p in parts]])
+    return _render_mixed(plan, template, parts)
 
 
 def _render_mixed(plan: Plan, template: Template, parts: list[Tensor]) -> bytes:

@@ -22,7 +22,6 @@ from modelyard.serving.oip.buffers import numbers, python_may_read
 from modelyard.serving.oip.heads import FloatHead, InferHead, InputHead, WholeHead
 from modelyard.serving.oip.plan import (
     PLANS_KEPT,
-    InputPlan,
     Interface,
     Plan,
     from_region,
@@ -65,13 +64,8 @@ class RestCodec:
         """See `decode`."""
         return decode(interface, head.header_length, body, self._regions)
 
-    def render(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
-        """See `render`."""
-        return render(plan, outputs, start, stop)
-
-    def json_elements(self, plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
-        """See `json_elements`."""
-        return json_elements(plan, outputs, rows, batch_rows)
+    render = staticmethod(render)  # without a frame of their own
+    json_elements = staticmethod(json_elements)
 
 
 def decode(
@@ -159,22 +153,13 @@ def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> t
         head = _parse(body)
     plan = _plan(interface, head, regions)
     if numbers and len(plan.inputs) == 1:
-        tensor = _packed(plan.inputs[0], head.inputs[0].data)
-        if tensor is not None:
-            return plan, (tensor,)
+        item, data = plan.inputs[0], head.inputs[0].data
+        if item.pack is not None and data is not None:
+            try:  # the common case: numbers that fit, without the general checks
+                return plan, (np.frombuffer(item.pack(*data), item.dtype).reshape(item.shape),)
+            except (struct.error, OverflowError):
+                pass  # not as many as the shape says, or beyond the datatype
     return plan, _mixed_tensors(plan, head, len(body), body)
-
-
-def _packed(item: InputPlan, data: Any) -> Tensor | None:
-    """The common case, numbers that fit, without the general checks; else None."""
-    if item.pack is None or data is None:
-        return None
-    buffer = bytearray(item.count * item.dtype.itemsize)
-    try:
-        item.pack(buffer, 0, *data)
-    except (struct.error, OverflowError):
-        return None  # not as many as the shape says, or beyond the datatype
-    return np.frombuffer(buffer, item.dtype).reshape(item.shape)
 
 
 def _mixed_tensors(plan: Plan, head: InferHead, start: int, body: Body) -> tuple[Tensor, ...]:

@@ -383,8 +383,7 @@ class Executor:
         if outcome.counts:
             seen.batches += 1
             seen.busy_s += outcome.end - start
-        for work in answered:
-            ledger.count_duration(done - work.received)
+        ledger.count_durations([done - work.received for work in answered])
         if self.recorder is not None:
             self.recorder.record(self.interface, batch, outcome.rows, free_at, start, outcome.end, done)
 

@@ -26,8 +26,7 @@ def plane(monkeypatch):
     batch.batches, batch.requests, batch.infer_s, batch.queue_s, batch.batch_wait_s = 3, 12, 0.5, 0.25, 0.125
     ledger.failed = 2
     ledger.refused[Refusal.QUEUE_FULL] = 5
-    for seconds in (0.00005, 0.003, 20.0):
-        ledger.count_duration(seconds)
+    ledger.count_durations([0.00005, 0.003, 20.0])
     watch = SimpleNamespace(slots=[1, 2], hung=3, abandoned=[1])
     executor = SimpleNamespace(
         interface=Interface(ODD, 7, VECTOR),
