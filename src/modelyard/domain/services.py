@@ -252,6 +252,7 @@ class ModelSettings:
     cache_bytes: int = 0
     coalesce: bool = False
     classes: tuple[str, ...] = ()
+    memory_limit_bytes: int | None = None
     queue: QueueSettings = field(default_factory=QueueSettings)
     batching: BatchingSettings = field(default_factory=BatchingSettings)
 
@@ -278,6 +279,7 @@ class ReplicaSettings:
     grpc_front: GrpcFront = GrpcFront.FAST
     max_running: int | None = None
     repository: str | None = None
+    shared_memory: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

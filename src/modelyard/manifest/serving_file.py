@@ -80,6 +80,7 @@ class ModelSection(_Section):
     cache: Size = 0
     coalesce: bool = False
     classes: list[Text] = []
+    memory_limit: Annotated[Size, AfterValidator(_even)] | None = None
     queue: QueueSection = QueueSection()
     batching: BatchingSection = BatchingSection()
 
@@ -114,6 +115,7 @@ class ReplicaSection(_Section):
     grpc_front: Literal["fast", "aio"] = "fast"
     max_running: Count | None = None
     repository: Text | None = None
+    shared_memory: bool | None = None
 
 
 class ServingFile(_Section):
@@ -181,6 +183,7 @@ class _Reading:
             cache_bytes=section.cache,
             coalesce=section.coalesce,
             classes=tuple(section.classes),
+            memory_limit_bytes=section.memory_limit,
             queue=queue,
             batching=BatchingSettings(**dict(section.batching)),
         )
@@ -201,6 +204,7 @@ class _Reading:
             grpc_front=GrpcFront(section.grpc_front),
             max_running=section.max_running,
             repository=repository or None,
+            shared_memory=section.shared_memory,
         )
 
     def _tls(self, section: TlsSection) -> tuple[Tls, CallerIdentity | None]:

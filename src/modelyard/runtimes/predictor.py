@@ -37,7 +37,7 @@ class CheckedPredictor:
         self._run: Run | None = run
         self._interrupt = interrupt
         self._inputs = tuple(_InputCheck(spec) for spec in signature.inputs)
-        self._outputs = tuple((spec, spec.datatype.numpy) for spec in signature.outputs)
+        self._outputs = tuple((spec, spec.datatype.numpy, _fixed(spec)) for spec in signature.outputs)
 
     def predict(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         run = self._run
@@ -52,8 +52,8 @@ class CheckedPredictor:
         except Exception as error:  # boundary to foreign code: a model may raise anything
             raise BackendFailed(f"{self._runtime} failed to run the model", why=summary(error)) from error
         return {
-            spec.name: self._checked(spec, dtype, output)
-            for (spec, dtype), output in zip(self._outputs, outputs, strict=True)
+            spec.name: self._checked(spec, dtype, fixed, output)
+            for (spec, dtype, fixed), output in zip(self._outputs, outputs, strict=True)
         }
 
     def interrupt(self) -> bool:
@@ -80,7 +80,15 @@ class CheckedPredictor:
                 return False
         return True
 
-    def _checked(self, spec: TensorSpec, dtype: np.dtype[np.generic], output: NDArray[Any]) -> NDArray[Any]:
+    def _checked(
+        self, spec: TensorSpec, dtype: np.dtype[np.generic], fixed: tuple[int, ...] | None, output: NDArray[Any]
+    ) -> NDArray[Any]:
+        if output.shape[1:] != fixed and not _fits(spec, output.shape):
+            raise BackendFailed(
+                f"output '{spec.name}' came out with shape {list(output.shape)}",
+                why=f"the signature says [{', '.join(map(str, spec.shape))}]",
+                hint="correct the shape in the manifest's outputs",
+            )
         if output.dtype != dtype:
             raise BackendFailed(
                 f"output '{spec.name}' came out as {Datatype.of(output.dtype)}",
@@ -91,6 +99,19 @@ class CheckedPredictor:
             return output
         # `ascontiguousarray` would turn a scalar into a vector; scalars are always contiguous, so none comes here.
         return np.ascontiguousarray(output)
+
+
+def _fixed(spec: TensorSpec) -> tuple[int, ...] | None:
+    """What must follow the batch dimension of an output, where that is all there is to check; else None."""
+    tail = tuple(dim for dim in spec.shape[1:] if isinstance(dim, int))
+    return tail if spec.batched and len(tail) == len(spec.shape) - 1 else None
+
+
+def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    """Whether a shape has the rank and the fixed dimensions of a spec."""
+    return len(shape) == len(spec.shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(spec.shape, shape, strict=True)
+    )
 
 
 class _InputCheck:

@@ -107,7 +107,7 @@ def _versions(service: Service, pages: Sequence[ReplicaStatistics]) -> tuple[Ver
 
 
 def _requests(model: ModelStatistics) -> int:
-    return sum(batch.requests for batch in model.batches)
+    return model.cached + sum(batch.requests for batch in model.batches)
 
 
 def _shadow(found: Sequence[ShadowStatistics]) -> ShadowTraffic | None:

@@ -95,7 +95,8 @@ class Deployer:
 
     def _default(self, version: Version, request: DeployRequest) -> Configuration:
         artifact = self.artifact(version, request)
-        base = naive(artifact, self.proof.runtime(artifact), os.cpu_count() or 1)
+        cores = max(1, (os.cpu_count() or 1) // (request.replicas or 1))  # oversubscribed cores halve the throughput
+        base = naive(artifact, self.proof.runtime(artifact), cores)
         return replace(base, batching=Batching(8 if artifact.signature.batched else 1))
 
     def artifact(self, version: Version, request: DeployRequest) -> Artifact:
@@ -302,6 +303,7 @@ class Deployer:
             tracing=replica.tracing,
             triton_metrics=replica.triton_metrics,
             max_running=replica.max_running,
+            shared_memory=replica.shared_memory,
             grpc_front=replica.grpc_front,
         )
 
@@ -329,6 +331,7 @@ class Deployer:
             cache_bytes=settings.cache_bytes,
             coalesce=settings.coalesce,
             classes=settings.classes or class_names(definition),
+            memory_limit_bytes=settings.memory_limit_bytes,
         )
 
     def probe(self, versions: Sequence[Version], serving: Serving) -> Callable[[Endpoint], None]:

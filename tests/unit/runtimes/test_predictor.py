@@ -43,8 +43,17 @@ def test_a_fixed_first_dimension_is_checked() -> None:
 
 
 def test_inner_symbols_accept_any_size() -> None:
-    sequence = Signature((TensorSpec("a", Datatype.FP32, ("batch", "sequence")),), TWO.outputs)
+    sequence = Signature(
+        (TensorSpec("a", Datatype.FP32, ("batch", "sequence")),),
+        (TensorSpec("y", Datatype.FP32, ("batch", "sequence")),),
+    )
     assert predictor(echo, sequence).predict({"a": np.ones((4, 9), np.float32)})["y"].shape == (4, 9)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3,), (3, 2, 1)])
+def test_an_output_of_another_shape_names_both(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BackendFailed, match=r"output 'y' came out with shape .*: the signature says \[batch, 2\]"):
+        predictor(lambda _: [np.ones(shape, np.float32)]).predict(inputs())
 
 
 def test_scalars_pass() -> None:

@@ -161,4 +161,5 @@ def _model_statistics(executor: Executor) -> ModelStatistics:
         refused={str(k): n for k, n in ledger.refused.items()},
         last_inference_unix_s=ledger.last_unix_s,
         batches=[ledger.by_rows[rows] for rows in sorted(ledger.by_rows)],
+        cached=executor.responses.hits if executor.responses is not None else 0,
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from modelyard.domain.artifacts import LocalArtifact
 from modelyard.domain.batching import LatencyModel, RowCost
-from modelyard.domain.errors import BackendFailed, ModelyardError
+from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError
 from modelyard.domain.services import ServedModel
 from modelyard.domain.tensors import Datatype, Signature, Tensor, TensorSpec
 from modelyard.runtimes.tabular import class_labels
@@ -73,8 +73,21 @@ def load(served: ServedModel, instances: Instances) -> Loaded:
             instance.close()
 
     model = Runnable(inner, made[0].run, close, pre, post, tuple(made), renew)
+    _check_classes(served, outer)
     interface = Interface(served.name, served.version, outer, served.classes or _classes_of(served.artifact))
     return Loaded(served, interface, model, cost, perf_counter() - started, lambda: copies.unavailable)
+
+
+def _check_classes(served: ServedModel, outer: Signature) -> None:
+    """Class names must be as many as some output has columns, where that is known. Raises InvalidInput."""
+    columns = {spec.shape[-1] for spec in outer.outputs if spec.shape}
+    known = sorted(c for c in columns if isinstance(c, int))
+    if served.classes and len(known) == len(columns) and len(served.classes) not in known:
+        raise InvalidInput(
+            f"model '{served.name}' version {served.version} has {len(served.classes)} names in 'classes'",
+            why=f"its outputs have {' or '.join(map(str, known))} columns",
+            hint="name every column, in order",
+        )
 
 
 def _classes_of(artifact: LocalArtifact) -> tuple[str, ...]:

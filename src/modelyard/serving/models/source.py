@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -156,9 +157,10 @@ def overridden(served: ServedModel, override: dict[str, Any]) -> ServedModel:
 
 
 def fingerprint(served: ServedModel) -> tuple[object, ...]:
-    """Name, size and modification time of the artifact's files: what tells a changed artifact. Blocking."""
+    """Name, size and modification time of the artifact's and the steps' files: what tells changed ones. Blocking."""
     seen: list[object] = []
-    for directory, folders, files in os.walk(served.artifact.directory):
+    roots = dict.fromkeys(root for root in (served.artifact.directory, served.steps_directory) if root)
+    for directory, folders, files in chain.from_iterable(map(os.walk, roots)):
         folders.sort()
         for name in sorted(files):
             try:

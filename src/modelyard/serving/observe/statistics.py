@@ -43,7 +43,10 @@ class BatchStatistics(msgspec.Struct):
 
 
 class ModelStatistics(msgspec.Struct):
-    """One model version in a snapshot. `held` requests wait or run now; `refused` by reason; `failed` requests."""
+    """One model version in a snapshot. `held` requests wait or run now; `refused` by reason; `failed` requests.
+
+    `cached` were answered from the cache; they are in no batch.
+    """
 
     model: str
     version: int
@@ -52,6 +55,7 @@ class ModelStatistics(msgspec.Struct):
     refused: dict[str, int]
     last_inference_unix_s: float
     batches: list[BatchStatistics]
+    cached: int = 0
 
 
 class ReplicaStatistics(msgspec.Struct):

@@ -36,7 +36,7 @@ def classified(interface: Interface) -> ScoredOutputs:
     if len(scores) != 1:
         raise InvalidInput(
             f"model '{interface.name}' cannot classify",
-            why=f"a classifier has one output of scores [batch, classes], this has {len(scores)}",
+            why="a classifier has one output of scores [batch, classes], this has " + ", ".join(map(str, outputs)),
             hint="use predict",
         )
     paired = len(labels) == 1 and outputs[labels[0]].shape[1:] == outputs[scores[0]].shape[1:]
@@ -54,7 +54,7 @@ def regressed(interface: Interface) -> int:
     if len(found) != 1:
         raise InvalidInput(
             f"model '{interface.name}' cannot regress",
-            why=f"a regression has one output of one number per row, this has {len(found)}",
+            why="a regression has one output of one number per row, this has " + ", ".join(map(str, outputs)),
             hint="use predict",
         )
     return found[0]
