@@ -22,7 +22,7 @@ def test_class_names_must_be_as_many_as_columns_where_those_are_known():
     served = scripted("echo", SCORES)
     _check_classes(replace(served, classes=("a", "b", "c")), SCORES)
     _check_classes(replace(served, classes=("a", "b")), OPEN)
-    with pytest.raises(InvalidInput, match="2 names in 'classes'.*3 columns"):
+    with pytest.raises(InvalidInput, match=r"2 names in 'classes'.*3 columns"):
         _check_classes(replace(served, classes=("a", "b")), SCORES)
 
 
