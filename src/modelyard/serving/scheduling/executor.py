@@ -150,12 +150,23 @@ class Executor:
         else:
             refused = scheduler.admit(work, now)
             if refused is None:
-                self._steps.start(work)
+                self._start_steps(work)
                 if scheduler.dropped:
                     self.answer_dropped()
                 return
         self.ledger.refused[refused.refusal] += 1
         raise self._refusals.of(refused.refusal, refused.retry_after_s)
+
+    def _start_steps(self, work: Work) -> None:
+        try:
+            self._steps.start(work)
+        except RuntimeError as error:  # no thread can be started
+            self.scheduler.withdraw()
+            raise Unavailable(
+                f"pre-processing for model '{self.interface.name}' cannot start",
+                why=str(error),
+                hint="the system's limit of threads is reached: retry later, or raise it",
+            ) from error
 
     def _enqueued(self, work: Work) -> None:
         """A slot is free and something came."""

@@ -294,6 +294,18 @@ def test_a_failing_step_fails_its_request(place, raised, told):
     drive(scenario)
 
 
+def test_steps_that_no_thread_can_be_had_for_are_refused_and_nothing_is_held():
+    async def scenario():
+        bench = Bench(lambda x: x, pre=Doubling(), post=Halving())
+        bench.pool.shutdown()  # as where the system has no more threads: `submit` raises RuntimeError
+        with pytest.raises(Unavailable, match="cannot start"):
+            bench.executor.submit(bench.work(rows(1)))
+        assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
 def test_an_answer_that_cannot_be_delivered_does_not_hurt_its_batch_mates():
     async def scenario():
         bench = Bench(lambda x: x)
