@@ -23,6 +23,9 @@ SLO_SHARE: Final = 0.75
 """A request is admitted if its predicted latency is within this share of the SLO; the rest is for what predictions
 cannot know. Less costs no goodput while full batches wait (with 0.9, on a machine whose cores others use at the same
 time, a sixth of what was admitted came too late)."""
+SHORTEST_LIMIT_S: Final = 0.01
+"""An SLO drops nothing that has waited less: a turn of a busy loop takes that long, and a model that can keep no SLO is
+still to answer those who need not queue."""
 _GAP_WEIGHT: Final = 1 / 16
 _LEAST_SHARE: Final = 1 / (PASSED_OVER + 1)
 _deadline = attrgetter("deadline")
@@ -132,7 +135,7 @@ class Scheduler(Generic[T]):
         self._row_cost = row_cost
         self._units = 0
         self._slo_s = float("inf") if policy.slo_ms is None else policy.slo_ms * 1e-3
-        self._limit_s = min(policy.max_wait_s, self._slo_s)
+        self._limit_s = min(policy.max_wait_s, max(self._slo_s, SHORTEST_LIMIT_S))
         self._max_requests = policy.max_requests
         self._max_rows = most_rows(batching, 1) if row_cost is None else batching.max_size
         self._delay_s = batching.max_delay_us * 1e-6

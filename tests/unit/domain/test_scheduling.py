@@ -284,6 +284,13 @@ def test_while_no_slot_is_left_requests_wait_or_are_refused():
     assert scheduler.next(0.0) is None
 
 
+def test_an_slo_that_cannot_be_kept_still_answers_who_need_not_queue():
+    scheduler = Scheduler(Batching(4), QueuePolicy(slo_ms=0.001), learned(0.0, 0.02))
+    assert scheduler.offer(Request(0.0), 0.0) is None
+    assert isinstance(scheduler.next(0.005), Batch)
+    assert not scheduler.dropped
+
+
 def test_a_pause_after_clients_left_is_not_taken_for_slowness():
     scheduler = Scheduler(Batching(1), QueuePolicy(max_wait_s=1.0), learned(0.0, 0.01))
     first, left = Request(0.0), Request(0.0)

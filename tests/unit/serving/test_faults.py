@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import grpc
 import pytest
 
+from modelyard import serving
 from modelyard.domain.errors import ModelyardError, Unavailable
 from modelyard.serving import faults
 from modelyard.serving.http.router import REASONS
+
+for module in pkgutil.walk_packages(serving.__path__, "modelyard.serving."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)  # so that every subclass is known, whichever tests ran before
 
 
 def leaves(kind):

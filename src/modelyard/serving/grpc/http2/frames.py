@@ -6,8 +6,6 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final
 
-from modelyard.domain.errors import InvalidInput
-
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 DATA: Final = 0
@@ -64,11 +62,12 @@ class Code(IntEnum):
     ENHANCE_YOUR_CALM = 11
 
 
-class Violation(InvalidInput):
-    """The peer broke the protocol in a way that ends the connection (RFC 9113, section 5.4.1)."""
+class Violation(Exception):
+    """The peer broke the protocol in a way that ends the connection (RFC 9113, section 5.4.1): no answer to a call."""
 
-    def __init__(self, what: str, *, why: str = "", hint: str = "", code: Code = Code.PROTOCOL_ERROR) -> None:
-        super().__init__(what, why=why, hint=hint)
+    def __init__(self, what: str, *, code: Code = Code.PROTOCOL_ERROR) -> None:
+        super().__init__(what)
+        self.what = what
         self.code = code
 
 
