@@ -6,6 +6,8 @@ FRAMEWORKS := torch,onnx,openvino,sklearn,images
 EVERYTHING := $(FRAMEWORKS),postgres,s3,otel,dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+MEASURING := $(wildcard tests/integration/test_profile_*.py)
+
 .PHONY: help demo test clients check check-fast format docs bench bench-serving clean
 
 help:
@@ -39,8 +41,10 @@ demo: $(VENV)/.installed
 	$(BIN)/yard publish examples/digits/model.yaml --html digits-report.html
 	@echo; echo "yard is $(BIN)/yard here; to have it on the path: . $(BIN)/activate"
 
+# first what measures under load, alone; then the rest, several at a time: most of it waits for other processes
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/e2e $(MEASURING)
+	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/e2e $(addprefix --ignore ,$(MEASURING))
 
 # the tests that call a replica by the clients of KServe and TF Serving; CI has them
 CLIENTS := .venv-clients

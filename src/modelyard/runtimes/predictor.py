@@ -85,8 +85,8 @@ class CheckedPredictor:
     ) -> NDArray[Any]:
         if output.shape[1:] != fixed and not _fits(spec, output.shape):
             raise BackendFailed(
-                f"output '{spec.name}' came out with shape {list(output.shape)}",
-                why=f"the signature says [{', '.join(map(str, spec.shape))}]",
+                f"output '{spec.name}' is declared {spec.datatype}[{', '.join(map(str, spec.shape))}], "
+                f"the model gives {Datatype.of(output.dtype)}[{', '.join(map(str, output.shape))}]",
                 hint="correct the shape in the manifest's outputs",
             )
         if output.dtype != dtype:
