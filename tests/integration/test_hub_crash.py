@@ -20,6 +20,7 @@ from modelyard.domain.versions import ModelRef
 from modelyard.hub import Hub
 
 ROUNDS = {"sqlite": 40, "postgresql": 12}
+EVERYTHING = {"register", "add", "alias", "delete"}
 _LONGEST_LIFE_S = 0.25
 
 
@@ -30,7 +31,10 @@ def test_kill_9_loses_nothing_acknowledged(database: str, tmp_path: Path, reques
     draw = random.Random(time.time_ns())  # other points every time
     Hub.open(url, blobs, tmp_path / "check").close()
     with _writer(tmp_path, url, blobs) as writer:
-        for seed in range(ROUNDS[database]):
+        for seed in range(10 * ROUNDS[database]):
+            done = {entry["do"] for entry in _notes(tmp_path, "acks")}
+            if seed >= ROUNDS[database] and done >= EVERYTHING:
+                break  # on a busy machine some lives are too short for anything
             _live_and_die(writer, tmp_path, seed, draw.uniform(0, _LONGEST_LIFE_S))
             with Hub.open(url, blobs, tmp_path / "check") as hub:
                 _check_nothing_lost(hub, _notes(tmp_path, "acks"), _notes(tmp_path, "intents"))
@@ -41,7 +45,7 @@ def test_kill_9_loses_nothing_acknowledged(database: str, tmp_path: Path, reques
         _check_gc(hub)
         _check_all_whole(hub, _notes(tmp_path, "acks"))
     done = {entry["do"] for entry in _notes(tmp_path, "acks")}
-    assert done >= {"register", "add", "alias", "delete"}, "the writer did too little for this test to mean anything"
+    assert done >= EVERYTHING, "the writer did too little for this test to mean anything"
 
 
 @contextmanager
