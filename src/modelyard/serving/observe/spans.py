@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +15,7 @@ from modelyard.serving.observe.context import TraceContext, new_span_id
 from modelyard.serving.observe.stages import Execution, Member, unix_offset_s, waits
 
 _EXPORT_EVERY_MS: Final = 1000
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 @dataclass(slots=True)
@@ -49,8 +49,8 @@ class Span(msgspec.Struct, omit_defaults=True):
 class SpanWriter(Protocol):
     """Where spans go. Called from the exporting thread only."""
 
-    def write(self, sample: Sample) -> None:
-        """Write the spans of a sample."""
+    def write(self, samples: Sequence[Sample]) -> None:
+        """Write the spans of samples."""
         ...
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ def _stages(execution: Execution, member: Member, end: float) -> list[tuple[str,
 
 
 class FileWriter:
-    """Appends spans to a file, a JSON object per line; a sample is written at once."""
+    """Appends spans to a file, a JSON object per line, unbuffered."""
 
     def __init__(self, path: str) -> None:
         """Raises InvalidInput where the file cannot be written."""
@@ -123,9 +123,10 @@ class FileWriter:
                 f"traces cannot be written to {path}", why=str(error.strerror), hint="choose another tracing.file"
             ) from error
 
-    def write(self, sample: Sample) -> None:
-        """Append the spans of a sample."""
-        self._file.write(b"".join(_encode(span) + b"\n" for group in spans(sample) for span in group))
+    def write(self, samples: Sequence[Sample]) -> None:
+        """Append the spans of samples."""
+        every = [span for sample in samples for group in spans(sample) for span in group]
+        self._file.write(_encode_lines(every))
 
     def close(self) -> None:
         """Close the file."""
@@ -156,9 +157,9 @@ class OpenTelemetryWriter:
         self._scope = InstrumentationScope("modelyard.serving")
         self._processor: Any = BatchSpanProcessor(exporter, schedule_delay_millis=_EXPORT_EVERY_MS)
 
-    def write(self, sample: Sample) -> None:
-        """Queue the spans of a sample with the SDK's processor."""
-        for group in spans(sample):
+    def write(self, samples: Sequence[Sample]) -> None:
+        """Queue the spans of samples with the SDK's processor."""
+        for group in (group for sample in samples for group in spans(sample)):
             for span in group:
                 self._processor.on_end(self._readable(span, server=span is group[0]))
 

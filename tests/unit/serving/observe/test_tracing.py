@@ -39,8 +39,8 @@ class Kept:
     def __init__(self) -> None:
         self.samples = []
 
-    def write(self, sample) -> None:
-        self.samples.append(sample)
+    def write(self, samples) -> None:
+        self.samples.extend(samples)
 
     def close(self) -> None: ...
 
@@ -159,7 +159,7 @@ def test_tracing_without_a_place_to_write_cannot_be_switched_on():
 
 def test_an_exporter_that_fails_loses_only_its_own_spans():
     class Broken(Kept):
-        def write(self, sample):
+        def write(self, samples):
             raise OSError("disk full")
 
     kept, broken = Kept(), Broken()
@@ -167,6 +167,16 @@ def test_an_exporter_that_fails_loses_only_its_own_spans():
     run(Recorder(tracer), work(9, 9.1))
     tracer.close()
     assert (len(kept.members), tracer.failed, tracer.exported) == (1, 1, 1)
+
+
+def test_what_an_exporter_cannot_keep_up_with_is_dropped_and_counted(monkeypatch):
+    monkeypatch.setattr("modelyard.serving.observe.tracing.QUEUED", 3)
+    monkeypatch.setattr("modelyard.serving.observe.tracing.GATHER_S", 3600)  # the exporter is busy
+    tracer = Tracer(Tracing(rate=1.0), [Kept()])
+    recorder = Recorder(tracer)
+    for _ in range(5):
+        run(recorder, work(9, 9.1))
+    assert tracer.dropped == 2
 
 
 def test_the_file_has_a_span_per_request_and_stage(tmp_path: Path):
