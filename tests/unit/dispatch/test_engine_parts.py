@@ -101,6 +101,8 @@ def test_a_replicas_environment_has_bounds_and_no_secrets() -> None:
     base = {"PATH": "/bin", "OMP_NUM_THREADS": "64", "MODELYARD_DATABASE_URL": "postgresql://u:p@h", "LC_ALL": "C"}
     environment = replica_environment(base, "i", 2)
     assert {environment[name] for name in THREAD_VARIABLES} == {"2"}
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert replica_environment({"OMP_WAIT_POLICY": "ACTIVE"}, "one", 2)["OMP_WAIT_POLICY"] == "ACTIVE"
     assert (environment["PATH"], environment["LC_ALL"]) == ("/bin", "C")
     assert "MODELYARD_DATABASE_URL" not in environment
 
