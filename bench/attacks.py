@@ -293,7 +293,7 @@ def main() -> None:
     ):
         for attack in (a for group in chosen for a in ATTACKS[group]):
             calm = Honest(server.http_port)
-            time.sleep(3)
+            time.sleep(3)  # the honest client alone: what the attack is compared with
             calm.end()
             honest = Honest(server.http_port)
             peak, cpu = Peak(server), cpu_s(server)

@@ -245,7 +245,7 @@ def t11(folder: Path, times: int, seconds: float, rate: float | None = None) -> 
             ):
                 for _ in range(min(times, 5)):  # each costs a process one of its restarts
                     quiet = time.perf_counter()
-                    time.sleep(seconds)
+                    time.sleep(seconds)  # the quiet stretch that the neighbour is compared with
                     begun = time.perf_counter()
                     if how == "SIGSTOP":
                         child_of(engine).send_signal(signal.SIGSTOP)
@@ -255,7 +255,7 @@ def t11(folder: Path, times: int, seconds: float, rate: float | None = None) -> 
                         answered.append(time.perf_counter() - begun)
                     works_again(client, "hung")
                     replaced.append(time.perf_counter() - begun)
-                    time.sleep(max(seconds - replaced[-1], 0))
+                    time.sleep(max(seconds - replaced[-1], 0))  # stretches of equal length
                     ratios.append(seen.p99(begun, time.perf_counter()) / seen.p99(quiet, begun))
             print(
                 f"  {how}, {where}: answered after at most {max(answered):.2f} s of a 2 s deadline; works again after "
@@ -308,7 +308,7 @@ def t12(folder: Path, times: int, seconds: float, rate: float | None = None) -> 
                 except ModelyardError:
                     failed += 1
                 pids |= {c.pid for c in psutil.Process(before[0]).children()}
-            time.sleep(seconds)
+            time.sleep(seconds)  # the neighbour goes on: what became of it is counted
             same = before == [r.pid for r in ready(engine, 1)]
         print(
             f"  {failed} of {times} greedy requests failed, {len(pids)} processes of it; replica unharmed: {same}; "

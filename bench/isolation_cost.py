@@ -109,7 +109,7 @@ def interruption(instances: Instances, artifact: LocalArtifact, where: Isolation
         thread = threading.Thread(target=hang)
         thread.start()
         started.wait()
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that the loop is really under way when it is interrupted
         begun = time.perf_counter()
         instance.interrupt()
         thread.join()

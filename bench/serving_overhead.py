@@ -35,6 +35,9 @@ from modelyard.domain.configuration import Batching
 from modelyard.domain.services import ReplicaSpec, ServedModel
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where this runs as a script
+from bench.serving.models import write_mlp as write_model
+
 PATH = "/v2/models/mlp/infer"
 SIGNATURE = Signature(
     (TensorSpec("x", Datatype.FP32, ("batch", 32)),), (TensorSpec("y", Datatype.FP32, ("batch", 10)),)
@@ -87,30 +90,6 @@ wrk.headers["Content-Type"] = "application/{kind}"
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
-
-
-def write_model(file: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    random = np.random.default_rng(0)
-    weights = {
-        "w1": random.standard_normal((32, 64)).astype(np.float32),
-        "w2": random.standard_normal((64, 10)).astype(np.float32),
-    }
-    nodes = [
-        helper.make_node("MatMul", ["x", "w1"], ["a"]),
-        helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("MatMul", ["b", "w2"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "mlp",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])],
-        [numpy_helper.from_array(w, name) for name, w in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(file))
 
 
 def write_payloads(directory: Path) -> None:

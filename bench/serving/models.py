@@ -50,7 +50,7 @@ class Model:
         return path
 
 
-def _write_mlp(path: Path) -> None:
+def write_mlp(path: Path) -> None:
     """32-64-10, two matrix products and a ReLU."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -208,7 +208,7 @@ _TEXT = Signature(
 MODELS = {
     model.name: model
     for model in (
-        Model("mlp", "MLP 32-64-10", _images(32, classes=10), _write_mlp, _constant((32,))),
+        Model("mlp", "MLP 32-64-10", _images(32, classes=10), write_mlp, _constant((32,))),
         Model("cnn", "small CNN, 3x32x32", _images(3, 32, 32, classes=10), _write_cnn, _constant((3, 32, 32))),
         Model("encoder", "sentence encoder, 4 to 64 tokens", _TEXT, _write_encoder, _sentences, ragged=True),
         Model(
