@@ -22,6 +22,7 @@ import numpy as np
 from modelyard.domain.artifacts import LocalArtifact
 from modelyard.domain.errors import BackendFailed
 from modelyard.domain.tensors import Datatype, Tensors
+from modelyard.runtimes.ports import SLEEPING_THREADS
 
 if TYPE_CHECKING:
     from modelyard.runtimes import Predictor
@@ -97,7 +98,8 @@ def measure_curve(
         Path(folder, "task.json").write_bytes(msgspec.json.encode(task))
         command = [sys.executable, "-m", "modelyard.profile.curve", str(Path(folder, "task.json"))]
         try:
-            environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+            kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+            environment = {**SLEEPING_THREADS, **kept}  # as in a replica
             done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, env=environment)
         except subprocess.TimeoutExpired:
             return Curve(runtime, error=f"no answer within {timeout_s:g} s")

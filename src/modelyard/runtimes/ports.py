@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from modelyard.domain.artifacts import LocalArtifact
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Signature, Tensors
+
+SLEEPING_THREADS: Final[Mapping[str, str]] = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment of processes that execute models, read when a framework is loaded: idle OpenMP threads sleep, not spin.
+
+Seen once, a small CNN in torch with 2 threads, called every 5 ms: 0.5 ms of CPU per call at a p50 of 454 us, against
+4.1 ms at 438 us.
+"""
 
 
 @dataclass(frozen=True, slots=True)
