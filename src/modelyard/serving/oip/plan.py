@@ -211,7 +211,10 @@ def _who(head: InferHead) -> str:
 def _input_plan(interface: Interface, head: InferHead, given: InputHead, regions: Regions | None) -> InputPlan:
     index = interface.input_index.get(given.name)
     if index is None:
-        raise InvalidInput(f"{_who(head)}unexpected inference input '{given.name}' for model '{interface.name}'")
+        raise InvalidInput(
+            f"{_who(head)}unexpected inference input '{given.name}' for model '{interface.name}'",
+            hint=f"it takes {', '.join(interface.input_index)}",
+        )
     spec = interface.signature.inputs[index]
     if given.datatype != spec.datatype:
         raise InvalidInput(
