@@ -20,11 +20,16 @@ class TooLarge(InvalidInput):
     """The request's body exceeds the replica's limit."""
 
 
+class HeadTooLarge(InvalidInput):
+    """The request's head exceeds the replica's limit."""
+
+
 class Expired(Unavailable):
     """The request's own deadline passed before the model ran it."""
 
 
 STATUS: dict[type[ModelyardError], tuple[int, str]] = {
+    HeadTooLarge: (431, "RESOURCE_EXHAUSTED"),
     TooLarge: (413, "RESOURCE_EXHAUSTED"),
     Expired: (503, "DEADLINE_EXCEEDED"),
     InvalidInput: (400, "INVALID_ARGUMENT"),

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError
-from modelyard.serving.faults import TooLarge
-from modelyard.serving.http.chunks import ChunkedBody
-from modelyard.serving.http.compression import COMPRESSED_FROM, Inflation, compress, pays
+from modelyard.serving.http.compression import COMPRESSED_FROM, compress, pays
+from modelyard.serving.http.framing import Framing
 from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.http.percall import PerCall
-from modelyard.serving.http.ports import Body, Codec, Inference, Reply
+from modelyard.serving.http.ports import Body, Reply
 from modelyard.serving.http.router import error_response, error_text
 from modelyard.serving.http.work import HttpWork, Place, Slot
-from modelyard.serving.scheduling.executor import Executor
 
 if TYPE_CHECKING:
     from modelyard.serving.http.front import HttpFront
@@ -27,8 +24,6 @@ _log = logging.getLogger(__name__)
 
 _COPIED_BELOW: Final = 64 * 1024
 """Responses smaller than this are joined with their status line; larger ones are written in two parts."""
-_EMPTY_LINES: Final = 8
-"""So many empty lines may precede a request (RFC 9112, 2.2)."""
 _POLITE_REFUSALS: Final = 64
 """So many connections above the limit get an answer before they are closed; further ones are reset."""
 _TURN_S: Final = 1e-3
@@ -39,19 +34,14 @@ class Connection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_active", "_again", "_big", "_body", "_buffer", "_closing", "_empty_lines", "_full", "_head", "_held", "_own",
-        "_patience_s", "_paused_at", "_pending", "_reading", "_seen", "_since", "front", "transport",
+        "_active", "_again", "_big", "_closing", "_framing", "_full", "_held", "_patience_s", "_paused_at", "_pending",
+        "_reading", "_since", "front", "transport",
     )  # fmt: skip
 
     def __init__(self, front: HttpFront) -> None:
         self.front = front
         self.transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._seen = 0  # bytes of the buffer that are known not to hold the end of the head
-        self._empty_lines = 0
-        self._head: Head | None = None
-        self._own: PerCall | None = None
-        self._body: ChunkedBody | None = None
+        self._framing: Framing | None = None  # while there are bytes that are not handled
         self._held = 0
         self._pending: deque[Place] = deque()
         self._since = self._active = perf_counter()
@@ -113,153 +103,104 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         now = self._active = perf_counter()
-        if not self._buffer and self._head is None:
-            end = data.find(b"\r\n\r\n") + 4
-            front = self.front
-            if end > 3 and not self._full:
-                own: PerCall | None = None
-                head = front.heads.known.get(data[:end])
-                if head is None and end <= front.limits.max_head_bytes:
-                    try:  # noqa: SIM105 - suppress() costs half a microsecond
-                        head, own = front.heads.get(data[:end])
-                    except ModelyardError:
-                        pass  # refused below, in its turn
-                if head is not None and head.length == len(data) - end <= front.limits.big_body_bytes:
-                    self._since = now
-                    self._handle(head, own, data[end:], now)
-                    return
-            self._since = now
-            self._buffer = bytearray(data)
-        else:
-            if not self._buffer and self._head is None:
-                self._since = now
-            self._buffer += data
+        framing = self._framing
+        if framing is not None:
+            framing.feed(data)
+            self._advance(now)
+            return
+        self._since = now
+        front = self.front
+        end = data.find(b"\r\n\r\n") + 4
+        if end > 3 and not self._full:
+            own: PerCall | None = None
+            head = front.heads.known.get(data[:end])
+            if head is None and end <= front.limits.max_head_bytes:
+                try:  # noqa: SIM105 - suppress() costs half a microsecond
+                    head, own = front.heads.get(data[:end])
+                except ModelyardError:
+                    pass  # refused below, in its turn
+            if head is not None and head.length == len(data) - end <= front.limits.big_body_bytes:
+                self._handle(head, own, data[end:], now)
+                return
+        self._framing = Framing(front.heads, front.limits, data, now)
         self._advance(now)
 
     # --- framing
 
     def _advance(self, now: float) -> None:
-        """Handle every whole request that the buffer holds."""
+        """Handle every whole request of those that are held."""
+        framing = self._framing
         started = perf_counter()
         try:
-            while not self._closing and not self._full:
-                if self._head is None and not self._next_head(now):
-                    break
-                body = self._next_body()
+            while framing is not None and not self._closing and not self._full:
+                head = framing.head
+                if head is None:
+                    head = framing.next_head()
+                    if head is None:
+                        break
+                    self._since = now
+                if framing.waits and not self._invite(framing, head):
+                    return
+                body = framing.next_body()
                 if body is None:
                     break
-                head, own, self._head, self._own, self._body = self._head, self._own, None, None, None
-                received, self._since = self._since, now
-                if head is not None:
-                    self._handle(head, own, body, received)
-                if self._buffer and perf_counter() - started > _TURN_S:
+                received, framing.began, self._since = framing.began, now, now
+                self._handle(head, framing.own, body, received)
+                if framing.empty:
+                    framing = self._framing = None
+                elif perf_counter() - started > _TURN_S:
                     self._again = self._full = True
                     self._flow()
                     self.front.loop.call_soon(self._next_turn)
             if not self._reading:
                 self._flow()
             if not self._big and not self._closing:
-                self._hold(len(self._buffer) + (len(self._body.body) if self._body is not None else 0))
+                self.hold(framing.size if framing is not None else 0)
         except ModelyardError as error:
             self._refuse(error)
 
-    def _next_head(self, now: float) -> bool:
-        buffer = self._buffer
-        while buffer[:2] == b"\r\n" and self._empty_lines < _EMPTY_LINES:
-            del buffer[:2]
-            self._empty_lines += 1
-        most = self.front.limits.max_head_bytes
-        end = buffer.find(b"\r\n\r\n", max(self._seen - 3, 0), most) + 4
-        if end == 3:
-            self._seen = len(buffer)
-            if len(buffer) >= most:
-                self._refuse_with(error_text(431, f"the request head exceeds {most} bytes"))
+    def _invite(self, framing: Framing, head: Head) -> bool:
+        """Ask for the body of a request whose client waits for that; False where nothing more is to be done now."""
+        if self._pending:  # the interim answer has its place too: after those before it
+            self._full = True
+            self._flow()
             return False
-        raw = bytes(buffer[:end])
-        head, own = self.front.heads.get(raw)
-        self._seen = 0
-        if head.length > self.front.limits.max_body_bytes:
-            raise self._too_large()
-        if head.expects_continue and len(buffer) == end:
-            if self._pending:  # the interim answer has its place too: after those before it
-                self._full = True
-                self._flow()
-                return False
-            if head.problem is not None:
-                self._refuse_with(error_text(*head.problem))
-                return False
-            transport = self.transport
-            if transport is not None and not transport.is_closing():
-                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        del buffer[:end]
-        self._empty_lines = 0
-        self._head, self._own = head, own
-        self._since = now
-        self._body = ChunkedBody() if head.chunked else None
+        if head.problem is not None:
+            self._refuse_with(error_text(*head.problem))
+            return False
+        framing.waits = False
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
-    def _next_body(self) -> Body | None:
-        """The body of the present head, or None while bytes are missing."""
-        buffer, head, chunked = self._buffer, self._head, self._body
-        if chunked is not None:
-            del buffer[: chunked.feed(buffer, 0)]
-            if len(chunked.body) > self.front.limits.max_body_bytes:
-                raise self._too_large()
-            return chunked.body if chunked.done else None
-        length = head.length if head is not None else 0
-        if len(buffer) < length:
-            return None
-        if len(buffer) == length:
-            self._buffer = bytearray()
-            return buffer
-        body = buffer[:length]
-        del buffer[:length]
-        return body
-
-    def _too_large(self) -> TooLarge:
-        limit = self.front.limits.max_body_bytes
-        return TooLarge(
-            f"the request body exceeds the limit of {limit} bytes ({limit / 2**20:.3g} MiB)",
-            hint="send fewer rows per request, or smaller ones; binary tensors take less room than JSON",
-        )
-
-    def _hold(self, size: int) -> None:
-        """Account for a large body, whole or in part. Raises Unavailable."""
-        size = size if size > self.front.limits.big_body_bytes else 0
-        if size != self._held:
-            self.front.hold(size - self._held)
-            self._held = size
-
     def _drop_input(self) -> None:
-        self._head = self._own = self._body = None
-        self._buffer = bytearray()
-        self._hold(0)
+        self._framing = None
+        self.hold(0)
 
     # --- requests
 
     def _handle(self, head: Head, own: PerCall | None, body: Body, received: float) -> None:
+        """A whole request: here the common case, an inference of usual size whose head is known."""
         pending = self._pending
         place: Place | None = None
         try:
             inference = head.inference
-            if inference is None or head.coding or len(body) > self.front.limits.big_body_bytes:
-                place = self._place(head, own)
-                self._handle_other(place, body, received)
-                return
-            executor, codec = inference.target.pick(), inference.codec
-            if codec.is_large(head, body):
-                place = self._place(head, own)
-                self.front.pool.submit(self._decode_aside, place, executor, codec, body, received)
-                return
-            plan, tensors = codec.decode(executor.interface, head, body)
-            work = place = HttpWork(plan, tensors, received, self, head, own, codec)
-            pending.append(work)
-            executor.submit(work)
+            if inference is None or head.coding or len(body) > self.front.handling.above:
+                place = Slot(head, own)
+                pending.append(place)
+                self.front.handling.take(self, place, body, received)
+            else:
+                executor, codec = inference.target.pick(), inference.codec
+                plan, tensors = codec.decode(executor.interface, head, body)
+                work = place = HttpWork(plan, tensors, received, self, head, own, codec)
+                pending.append(work)
+                executor.submit(work)
         except ModelyardError as error:
-            self._fail(place or self._place(head, own), error)
+            self.fail(place or self._place(head, own), error)
         except Exception:  # noqa: BLE001 - boundary of a request: a bug costs its answer, not the connection
             _log.exception("taking a request failed")
-            self._fail(place or self._place(head, own), BackendFailed("the request could not be taken"))
+            self.fail(place or self._place(head, own), BackendFailed("the request could not be taken"))
         if len(pending) >= self.front.limits.max_pipelined:
             self._full = True
             self._flow()
@@ -268,123 +209,30 @@ class Connection(asyncio.Protocol):
         """The next place in the order of answers."""
         slot = Slot(head, own)
         self._pending.append(slot)
-        if len(self._pending) >= self.front.limits.max_pipelined:
-            self._full = True
-            self._flow()
         return slot
 
-    def _handle_other(self, slot: Slot, body: Body, received: float) -> None:
-        """Anything but a plain inference of usual size whose head is known. Raises ModelyardError."""
-        head, front = slot.head, self.front
-        if len(body) > front.limits.big_body_bytes:
-            self._big = self._full = True
-            self._flow()
-        if head.problem is not None:
-            front.plane.bad_requests += 1
-            self.deliver(slot, error_text(*head.problem))
-            return
-        if not head.coding or not body:
-            self._dispatch(slot, body, received)
-            return
-        inflation = Inflation(head.coding, body, front.limits)
-        plain = inflation.start()
-        if plain is None:
-            self._big = self._full = True  # one at a time: what they unfold to is not known yet
-            self._flow()
-            front.pool.submit(self._inflate_aside, slot, inflation, received)
-        else:
-            self._dispatch(slot, plain, received)
+    def take_alone(self) -> None:
+        """Handle nothing more until all that was taken is answered."""
+        self._big = self._full = True
+        self._flow()
 
-    def _inflate_aside(self, slot: Slot, inflation: Inflation, received: float) -> None:
-        """In a pool thread."""
-        call = self.front.loop.call_soon_threadsafe
-        try:
-            body = inflation.finish()
-        except ModelyardError as error:
-            call(self._fail, slot, error)
-        except Exception:  # noqa: BLE001 - boundary of a pool thread
-            _log.exception("unfolding a body failed")
-            call(self._fail, slot, BackendFailed("the request body could not be unfolded"))
-        else:
-            call(self._inflated, slot, body, received)
+    def hold(self, size: int) -> None:
+        """Account for a large body, whole or in part. Raises Unavailable."""
+        size = size if size > self.front.limits.big_body_bytes else 0
+        if size != self._held:
+            self.front.hold(size - self._held)
+            self._held = size
 
-    def _inflated(self, slot: Slot, body: Body, received: float) -> None:
-        if slot.cancelled:
-            return
-        try:
-            self._hold(len(body))
-            self._dispatch(slot, body, received)
-        except ModelyardError as error:
-            self._fail(slot, error)
-        except Exception:  # noqa: BLE001 - boundary of a request, as in `_handle`
-            _log.exception("taking a request failed")
-            self._fail(slot, BackendFailed("the request could not be taken"))
-
-    def _dispatch(self, slot: Slot, body: Body, received: float) -> None:
-        """Send a plain body to its model, or have the routes answer. Raises ModelyardError."""
-        head, front = slot.head, self.front
-        inference = head.inference
-        if inference is None:
-            inference = front.router.inference(head)
-            if inference is None:
-                self._respond(slot, body)
-                return
-            head.inference = inference
-        self._infer(slot, inference, body, received)
-
-    def _infer(self, slot: Slot, inference: Inference, body: Body, received: float) -> None:
-        executor, codec = inference.target.pick(), inference.codec
-        if codec.is_large(slot.head, body):
-            self.front.pool.submit(self._decode_aside, slot, executor, codec, body, received)
-            return
-        plan, tensors = codec.decode(executor.interface, slot.head, body)
-        self._submit(slot, executor, HttpWork(plan, tensors, received, self, slot.head, slot.own, codec))
-
-    def _respond(self, slot: Slot, body: Body) -> None:
-        """Answer anything but an inference. Raises ModelyardError."""
-        reply = self.front.router.respond(slot.head, body)
-        if isinstance(reply, Reply):
-            self.answer_with(slot, reply)
-        else:
-            self.front.run(self._respond_later(slot, reply))
-
-    async def _respond_later(self, slot: Slot, reply: Coroutine[Any, Any, Reply]) -> None:
-        try:
-            self.answer_with(slot, await reply)
-        except ModelyardError as error:
-            self._fail(slot, error)
-        except Exception:  # noqa: BLE001 - boundary of a task
-            _log.exception("answering %s failed", "/".join(slot.head.segments))
-            self._fail(slot, BackendFailed("the request could not be served"))
-
-    def _submit(self, slot: Slot, executor: Executor, work: HttpWork) -> None:
-        """Let a work take its slot's place, then queue it. Never raises."""
-        if slot.cancelled:
-            return
+    def put(self, slot: Slot, work: HttpWork) -> None:
+        """Let a work take its slot's place."""
         work.close = slot.close
         self._pending[self._pending.index(slot)] = work
-        try:
-            executor.submit(work)
-        except ModelyardError as error:
-            self._fail(work, error)
 
-    def _fail(self, place: Place, error: ModelyardError) -> None:
+    def fail(self, place: Place, error: ModelyardError) -> None:
+        """Answer with an error; safe when the client is gone."""
         if isinstance(error, InvalidInput):
             self.front.plane.bad_requests += 1
         self.deliver(place, error_response(error))
-
-    def _decode_aside(self, slot: Slot, executor: Executor, codec: Codec, body: Body, received: float) -> None:
-        """In a pool thread: parse large JSON."""
-        call = self.front.loop.call_soon_threadsafe
-        try:
-            plan, tensors = codec.decode(executor.interface, slot.head, body)
-        except ModelyardError as error:
-            call(self._fail, slot, error)
-        except Exception:  # noqa: BLE001 - boundary of a pool thread
-            _log.exception("decoding a request failed")
-            call(self._fail, slot, BackendFailed("the request could not be decoded"))
-        else:
-            call(self._submit, slot, executor, HttpWork(plan, tensors, received, self, slot.head, slot.own, codec))
 
     # --- responses
 
@@ -568,12 +416,10 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self._full:
             return
-        elif self._head is not None:
-            if waited > limits.body_s:
-                self._refuse_with(error_text(408, f"the request body took longer than {limits.body_s:g} s"))
-        elif self._buffer:
-            if waited > limits.head_s:
-                self._refuse_with(error_text(408, f"the request head took longer than {limits.head_s:g} s"))
+        elif self._framing is not None:
+            part, limit = ("head", limits.head_s) if self._framing.head is None else ("body", limits.body_s)
+            if waited > limit:
+                self._refuse_with(error_text(408, f"the request {part} took longer than {limit:g} s"))
         elif not self._pending:
             idle = now - self._active
             if idle > limits.idle_s or (self.front.plane.draining and idle > limits.drain_idle_s):

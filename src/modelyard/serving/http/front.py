@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from modelyard.domain.errors import Unavailable
 from modelyard.serving.http.connection import Connection
+from modelyard.serving.http.handling import Handling
 from modelyard.serving.http.head import Heads
 from modelyard.serving.http.limits import Limits
 from modelyard.serving.http.ports import Routes
@@ -64,6 +65,7 @@ class HttpFront:
         self.limits = limits
         self.heads = Heads()
         self.router = Router(routes)
+        self.handling = Handling(self)
         self.connections: set[Connection] = set()
         self.unsent = Unsent(limits)
         self.held_bytes = 0

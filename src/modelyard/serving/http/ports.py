@@ -27,8 +27,8 @@ class Reply(NamedTuple):
 class Codec(Protocol):
     """One protocol's inference over HTTP. Stateless; used from the event loop and from pool threads."""
 
-    def is_large(self, head: Head, body: Body) -> bool:
-        """Whether decoding `body` would hold the event loop too long, so that it goes to a pool thread."""
+    def json_bytes(self, head: Head, body: Body) -> int:
+        """How many bytes of `body` are JSON: much of it is parsed in a pool thread."""
         ...
 
     def decode(self, interface: Interface, head: Head, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:

@@ -36,8 +36,6 @@ Body: TypeAlias = bytes | bytearray
 
 SIMDJSON_ABOVE: Final = 4096
 """JSON bodies above this many bytes go through simdjson (3x32x32 tensor: 42 us against msgspec's 116)."""
-LARGE_JSON_BYTES: Final = 64 * 1024
-"""JSON bodies above this are parsed off the event loop: they would hold it for more than ~50 us."""
 _CACHED_HEAD_BYTES: Final = 2048
 
 _decode_head = msgspec.json.Decoder(InferHead).decode
@@ -55,10 +53,10 @@ class RestCodec:
     def __init__(self, regions: Regions | None = None) -> None:
         self._regions = regions
 
-    def is_large(self, head: Head, body: Body) -> bool:
-        """Whether there is much JSON to parse."""
+    def json_bytes(self, head: Head, body: Body) -> int:
+        """All of it, or the head before binary tensors."""
         length = head.header_length
-        return (len(body) if length < 0 else length) > LARGE_JSON_BYTES
+        return len(body) if length < 0 else length
 
     def decode(self, interface: Interface, head: Head, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
         """See `decode`."""

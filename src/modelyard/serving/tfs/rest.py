@@ -25,8 +25,6 @@ Body: TypeAlias = bytes | bytearray
 Json: TypeAlias = Any
 """A parsed JSON value; where simdjson parsed it, arrays may be its proxies."""
 
-LARGE_JSON_BYTES: Final = 64 * 1024
-"""Bodies above this are parsed off the event loop."""
 SIMDJSON_ABOVE: Final = 4096
 _HEAD: Final = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 _decode = msgspec.json.Decoder().decode
@@ -36,9 +34,9 @@ _encode = msgspec.json.Encoder().encode
 class _JsonCodec:
     """What the three verbs share: JSON in, JSON out."""
 
-    def is_large(self, head: Head, body: Body) -> bool:  # noqa: ARG002 - Codec's
-        """Whether parsing would hold the event loop."""
-        return len(body) > LARGE_JSON_BYTES
+    def json_bytes(self, head: Head, body: Body) -> int:  # noqa: ARG002 - Codec's
+        """All of it."""
+        return len(body)
 
     def json_elements(self, plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
         """How many numbers the answer has."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
@@ -158,6 +158,7 @@ def messages(draw):
     return whole
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(messages(), min_size=1, max_size=6), st.data())
 def test_any_sequence_of_requests_is_decoded_and_answered_as_by_the_generated_path(sent, data):
     shared = plane()
