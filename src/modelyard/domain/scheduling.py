@@ -345,16 +345,17 @@ class Scheduler(Generic[T]):
         """The group to run now, by deadline, else the earliest time at which one is."""
         earliest = float("inf")
         for group in sorted((g for g in level.groups.values() if g.queue), key=lambda g: g.queue[0].deadline):
-            until = self._await_until(group, now)
+            until = self._await_until(level, group, now)
             if until <= now:
                 return group
             earliest = min(earliest, until)
         return earliest if earliest < float("inf") else None
 
-    def _await_until(self, group: Group[T], now: float) -> float:
+    def _await_until(self, level: Level[T], group: Group[T], now: float) -> float:
         """Until when a free slot awaits more rows for this group; not after `now`: start it.
 
-        With a fixed delay: until the oldest request is that old. With an SLO: while `waiting_pays`, for two mean gaps
+        With a fixed delay: until the oldest request is that old, those of lower priorities included: a newcomer that
+        goes before them must not make them wait anew. With an SLO: while `waiting_pays`, for two mean gaps
         after the latest arrival at most (an arrival process that stopped is not waited for), only in the first half of
         the SLO, and only if nothing else waits. Never so long that a deadline passes.
         """
@@ -368,6 +369,8 @@ class Scheduler(Generic[T]):
         own = self.cost.predict(group.rows * group.row_cost)
         if self._delay_s > 0.0:
             until = min(item.enqueued for item in queue) + self._delay_s
+            if self.rows != level.rows:
+                until = min(until, self._lower_until(level, group, own))
         else:
             arrivals = self.arrivals
             cost = self.cost
@@ -377,6 +380,18 @@ class Scheduler(Generic[T]):
             until = arrivals.last_s + 2.0 * arrivals.gap_s
             until = min(until, min(item.received for item in queue) + 0.5 * self._slo_s - own)
         return min(until, head.deadline - own)
+
+    def _lower_until(self, level: Level[T], group: Group[T], own_s: float) -> float:
+        """Until when the requests of lower priorities can wait for a group of `level` that takes `own_s` to run."""
+        until = float("inf")
+        for lower in self.levels[self.levels.index(level) + 1 :]:
+            for other in lower.groups.values():
+                if other.queue:
+                    aged = min(item.enqueued for item in other.queue) + self._delay_s
+                    before = 0.0 if other.key == group.key else own_s  # of another shape it runs after the group
+                    lapses = other.queue[0].deadline - self.cost.predict(other.rows * other.row_cost) - before
+                    until = min(until, aged, lapses)
+        return until
 
     def _form(self, level: Level[T], group: Group[T], now: float) -> Batch[T] | None:
         """Take the next batch from a group, with room left also from lower priorities; None if all had expired."""

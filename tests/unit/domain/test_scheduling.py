@@ -392,6 +392,38 @@ def test_the_delay_ends_before_a_deadline_does():
     assert scheduler.next(0.0) == pytest.approx(0.09, rel=0.01)
 
 
+@pytest.mark.parametrize("shape", ["s", "another"])
+def test_a_request_of_higher_priority_does_not_restart_the_delay_of_those_that_wait(shape):
+    scheduler = Scheduler(Batching(8, 10_000), QueuePolicy(), learned(0, 1e-4))
+    low, high = Request(0.0, priority=2), Request(0.009, priority=1, shape_key=shape)
+    scheduler.offer(low, 0.0)
+    assert scheduler.next(0.0) == pytest.approx(0.010)
+    scheduler.offer(high, 0.009)
+    assert scheduler.next(0.009) == pytest.approx(0.010)
+    first = scheduler.next(0.010)
+    assert first.items[0] is high  # the order of priorities stays
+    scheduler.finished(first, 0.0101)
+    ran = first.items if shape == "s" else scheduler.next(0.0101).items
+    assert low in ran
+
+
+@pytest.mark.parametrize("shape", ["s", "another"])
+def test_a_delay_of_higher_priority_does_not_outlast_a_lower_ones_deadline(shape):
+    scheduler = Scheduler(Batching(8, 2_000_000), QueuePolicy(), learned(0, 0.01))
+    low, high = Request(0.0, priority=2, timeout_s=0.1), Request(0.0, priority=1, shape_key=shape)
+    scheduler.offer(low, 0.0)
+    scheduler.offer(high, 0.0)
+    now = scheduler.next(0.0)
+    assert now == pytest.approx(0.09 if shape == "s" else 0.08, rel=0.01)
+    done = []
+    while low not in done:
+        batch = scheduler.next(now)
+        done += batch.items
+        now += 0.01
+        scheduler.finished(batch, now)
+    assert not scheduler.dropped
+
+
 def served(policy: QueuePolicy, rate: float, a: float, b: float) -> tuple[float, int]:
     """Mean latency and number of batches at a rate."""
     scheduler = Scheduler(Batching(32), policy, learned(a, b))
