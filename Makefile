@@ -73,6 +73,7 @@ docs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m bench.faults
 
 bench-serving: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.serving $(ARGS)

@@ -1,10 +1,10 @@
 """A replica process whose runtime is scripted by the artifact's `options`: run as `python -m tests.serving_child`.
 
 `behaviour`: `echo` (outputs are the inputs), `scale` (twice the input), `poison` (raises if any value is 666),
-`sleep` (seconds in `seconds`), `short` (one row too few), `strings` (upper case), `gate` (waits for the file `gate`),
-`refuse` (fails to load), `add` (adds the number in `add`). Loading makes the file `loading`, waits for the file
-`load_gate`, if they are given, and allocates `megabytes`. Each execution appends its number of rows to the file
-`journal`, if given.
+`sleep` (seconds in `seconds`), `short` (one row too few), `fewer` (no output if any value is 666), `strings` (upper
+case), `gate` (waits for the file `gate`), `refuse` (fails to load), `add` (adds the number in `add`). Loading makes the
+file `loading`, waits for the file `load_gate`, if they are given, and allocates `megabytes`. Each execution appends its
+number of rows to the file `journal`, if given.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class ScriptedPredictor:
             case "short":
                 if len(arrays[0]) > 1:
                     arrays = [a[:-1] for a in arrays]
+            case "fewer":
+                if any((a == 666).any() for a in arrays):
+                    return {}
             case "strings":
                 arrays = [np.array([v.upper() for v in a.ravel()], object).reshape(a.shape) for a in arrays]
             case "moody":
