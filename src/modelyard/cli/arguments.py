@@ -46,7 +46,7 @@ def size(text: str, option: str) -> int:
     try:
         return parse_size(text)
     except InvalidInput as error:
-        raise InvalidInput(f"{option} {text} is not a size", hint=f"write e.g. {option} 2GiB") from error
+        raise InvalidInput(f"{option}: {error}", hint=error.hint) from error
 
 
 def ports(http: int, grpc: int) -> None:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from math import inf
+from typing import Final
 
 from modelyard.domain.artifacts import Precision, Target
 from modelyard.domain.errors import InvalidInput
 
+MOST_ROWS: Final = 65_536
+"""Of a batch: warm-up makes one of that size."""
+MOST_DELAY_US: Final = 60_000_000
+MOST_REQUESTS: Final = 1_000_000
+MOST_SECONDS: Final = 86_400.0
+"""Of a queue or a drain: a request that waits for a day is a mistake."""
+MOST_PRIORITIES: Final = 1000
+MOST_COST: Final = 2**48
+MOST_THREADS: Final = 4096
+MOST_REPLICAS: Final = 1024
 _DEVICE = re.compile(r"cpu|gpu:\d+")
 _SLO = re.compile(r"\s*p99\s*<=\s*([0-9.]+)\s*ms(?:\s+at\s+([0-9.]+)\s*rps)?\s*")
 
@@ -20,7 +32,7 @@ class Slo:
     rate_rps: float | None = None
 
     def __post_init__(self) -> None:
-        if self.p99_ms <= 0 or (self.rate_rps is not None and self.rate_rps <= 0):
+        if not (0 < self.p99_ms < inf and (self.rate_rps is None or 0 < self.rate_rps < inf)):
             raise InvalidInput("an SLO needs a positive p99 and a positive rate", hint="e.g. p99 <= 20 ms at 200 rps")
 
     @classmethod
@@ -50,8 +62,13 @@ class Batching:
     max_cost: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_size < 1 or self.max_delay_us < 0 or (self.max_cost is not None and self.max_cost < 1):
-            raise InvalidInput("batching needs max_size >= 1, max_delay_us >= 0 and max_cost >= 1")
+        sizes_fit = 1 <= self.max_size <= MOST_ROWS and (self.max_cost is None or 1 <= self.max_cost <= MOST_COST)
+        if not (sizes_fit and 0 <= self.max_delay_us <= MOST_DELAY_US):
+            raise InvalidInput(
+                f"batching cannot be {_shown(self)}",
+                why=f"it needs max_size from 1 to {MOST_ROWS}, max_delay_us from 0 to {MOST_DELAY_US} and max_cost "
+                f"from 1 to {MOST_COST}",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +86,15 @@ class QueuePolicy:
     slo_ms: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_requests < 1 or self.max_wait_s <= 0:
-            raise InvalidInput("a queue needs max_requests >= 1 and max_wait_s > 0")
-        if self.priorities < 1 or not 1 <= self.default_level <= self.priorities:
-            raise InvalidInput("a queue needs priorities >= 1 and a default_priority between 1 and priorities")
-        if self.slo_ms is not None and self.slo_ms <= 0:
-            raise InvalidInput("a queue needs slo_ms > 0")
+        bounded = 1 <= self.max_requests <= MOST_REQUESTS and 0 < self.max_wait_s <= MOST_SECONDS
+        ordered = 1 <= self.default_level <= self.priorities <= MOST_PRIORITIES
+        if not (bounded and ordered and (self.slo_ms is None or 0 < self.slo_ms <= MOST_SECONDS * 1e3)):
+            raise InvalidInput(
+                f"a queue cannot be {_shown(self)}",
+                why=f"it needs max_requests from 1 to {MOST_REQUESTS}, max_wait_s above 0 and at most "
+                f"{MOST_SECONDS:g}, priorities from 1 to {MOST_PRIORITIES}, a default_priority from 1 to priorities, "
+                f"and slo_ms above 0 and at most {MOST_SECONDS * 1e3:.0f}",
+            )
 
     @property
     def default_level(self) -> int:
@@ -103,8 +123,10 @@ class Configuration:
     engine: str = "process"
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.replicas < 1:
-            raise InvalidInput("a configuration needs threads >= 1 and replicas >= 1")
+        if not (1 <= self.threads <= MOST_THREADS and 1 <= self.replicas <= MOST_REPLICAS):
+            raise InvalidInput(
+                f"a configuration needs threads from 1 to {MOST_THREADS} and replicas from 1 to {MOST_REPLICAS}"
+            )
         if not _DEVICE.fullmatch(self.device):
             raise InvalidInput(f"'{self.device}' is not a device", hint="write cpu, or gpu:0 for the first GPU")
 
@@ -114,3 +136,10 @@ class Configuration:
         return (
             f"{self.target}/{self.runtime} {self.precision} t{self.threads} r{self.replicas} b{self.batching.max_size}"
         )
+
+
+def _shown(value: Batching | QueuePolicy) -> str:
+    """`max_size 0, max_delay_us 5`: what differs from the defaults."""
+    usual = type(value)()
+    names = [f.name for f in fields(value) if getattr(value, f.name) != getattr(usual, f.name)]
+    return ", ".join(f"{name} {str(getattr(value, name))[:30]}" for name in names)

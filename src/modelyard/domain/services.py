@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from modelyard.domain.artifacts import LocalArtifact
-from modelyard.domain.configuration import Batching, Configuration, QueuePolicy
+from modelyard.domain.configuration import MOST_THREADS, Batching, Configuration, QueuePolicy
 from modelyard.domain.errors import InvalidInput
+from modelyard.domain.sizes import MOST_BYTES
 from modelyard.domain.versions import StepSpec
+
+MOST_INSTANCES: Final = 1024
+LEAST_WEIGHT: Final = 1e-6
+MOST_WEIGHT: Final = 1e6
+MOST_BODY_BYTES: Final = 64 * 1024**3
+MOST_DRAIN_S: Final = 3600.0
 
 
 class Isolation(StrEnum):
@@ -54,10 +62,14 @@ class ServedModel:
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.instances < 1 or self.threads < 1 or not self.weight > 0 or self.cache_bytes < 0:
+        counted = 1 <= self.instances <= MOST_INSTANCES and 1 <= self.threads <= MOST_THREADS
+        bounded = 0 <= self.cache_bytes <= MOST_BYTES and _fits_memory(self.memory_limit_bytes)
+        if not (counted and bounded and LEAST_WEIGHT <= self.weight <= MOST_WEIGHT):
             raise InvalidInput(
                 f"model '{self.name}' version {self.version} cannot be served so",
-                why="it needs instances >= 1, threads >= 1, weight > 0 and cache_bytes >= 0",
+                why=f"it needs instances from 1 to {MOST_INSTANCES}, threads from 1 to {MOST_THREADS}, weight from "
+                f"{LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, cache_bytes from 0 to {MOST_BYTES} and memory_limit_bytes from "
+                f"1 to {MOST_BYTES}",
                 hint="correct its settings",
             )
 
@@ -117,7 +129,8 @@ class ReplicaSpec:
     `heartbeat_file` is touched (its mtime set) about every second from before `ready_file` appears until the replica
     exits, drain included, but only while the event loop turns and no model execution is stuck: an engine replaces a
     replica whose heartbeat stops. `unix_socket` is served beside the HTTP port. `repository` is a directory of models
-    that can be loaded while the replica runs (`M/V.json`, each a ServedModel); `policies` by model name.
+    that can be loaded while the replica runs (`M/V.json`, each a ServedModel); with `exit_on_error` the replica does
+    not start where one of them cannot be served (those of `models` must be in any case). `policies` by model name.
     `triton_metrics` adds the `nv_inference_*` metrics. `max_running` bounds executions that run at the same time over
     all models (None: the cores this process may use). `shared_memory` lets clients register system shared memory (None:
     where `host` is a loopback address).
@@ -143,18 +156,25 @@ class ReplicaSpec:
     max_running: int | None = None
     grpc_front: GrpcFront = GrpcFront.FAST
     shared_memory: bool | None = None
+    exit_on_error: bool = True
 
     def __post_init__(self) -> None:
         ports_fit = 0 <= self.http_port < 65536 and 0 <= (self.grpc_port or 0) < 65536
-        bounded = self.max_body_bytes > 0 and self.drain_timeout_s >= 0
-        bounded = bounded and (self.max_running is None or self.max_running > 0)
+        bounded = 1 <= self.max_body_bytes <= MOST_BODY_BYTES and 0 <= self.drain_timeout_s <= MOST_DRAIN_S
+        bounded = bounded and (self.max_running is None or 1 <= self.max_running <= MOST_INSTANCES)
+        bounded = bounded and _fits_memory(self.memory_limit_bytes)
         if not (ports_fit and bounded and 0 <= self.tracing.rate <= 1):
             raise InvalidInput(
                 f"a replica of '{self.service}' cannot run so",
-                why="it needs ports from 0 to 65535, max_body_bytes >= 1, drain_timeout_s >= 0, max_running >= 1 and "
-                "a tracing.rate from 0 to 1",
+                why=f"it needs ports from 0 to 65535, max_body_bytes from 1 to {MOST_BODY_BYTES}, drain_timeout_s from "
+                f"0 to {MOST_DRAIN_S:g}, max_running from 1 to {MOST_INSTANCES}, memory_limit_bytes from 1 to "
+                f"{MOST_BYTES} and a tracing.rate from 0 to 1",
                 hint="correct its settings",
             )
+
+
+def _fits_memory(limit_bytes: int | None) -> bool:
+    return limit_bytes is None or 1 <= limit_bytes <= MOST_BYTES
 
 
 class ReplicaState(StrEnum):
@@ -280,6 +300,7 @@ class ReplicaSettings:
     max_running: int | None = None
     repository: str | None = None
     shared_memory: bool | None = None
+    exit_on_error: bool = True
 
 
 @dataclass(frozen=True, slots=True)

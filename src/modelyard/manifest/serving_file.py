@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from modelyard.domain.configuration import (
+    MOST_COST,
+    MOST_DELAY_US,
+    MOST_PRIORITIES,
+    MOST_REQUESTS,
+    MOST_ROWS,
+    MOST_SECONDS,
+)
 from modelyard.domain.errors import InvalidInput, NotFound
 from modelyard.domain.services import (
+    LEAST_WEIGHT,
+    MOST_BODY_BYTES,
+    MOST_DRAIN_S,
+    MOST_INSTANCES,
+    MOST_WEIGHT,
     BatchingSettings,
     CallerIdentity,
     GrpcFront,
@@ -20,7 +34,7 @@ from modelyard.domain.services import (
     Tls,
     Tracing,
 )
-from modelyard.domain.sizes import parse_size
+from modelyard.domain.sizes import MOST_BYTES, parse_size
 from modelyard.manifest import yaml_text
 from modelyard.manifest.problems import KeyPath, Problems
 
@@ -33,8 +47,8 @@ def _size(value: object) -> object:
         return value
     try:
         return parse_size(value)
-    except InvalidInput:
-        raise ValueError(f"'{value}' is not a size; write e.g. 64MiB") from None
+    except InvalidInput as error:
+        raise ValueError(f"{error}; {error.hint}") from None
 
 
 def _even(value: int) -> int:
@@ -44,9 +58,8 @@ def _even(value: int) -> int:
 
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
-Size: TypeAlias = Annotated[int, Field(ge=0), BeforeValidator(_size, json_schema_input_type=int | str)]
+Size: TypeAlias = Annotated[int, Field(ge=0, le=MOST_BYTES), BeforeValidator(_size, json_schema_input_type=int | str)]
 
 
 class _Section(BaseModel):
@@ -56,27 +69,27 @@ class _Section(BaseModel):
 class QueueSection(_Section):
     """Bounds of a model's queue, its priorities, and the latency target it must keep (0: none)."""
 
-    max_requests: Count | None = None
-    max_wait_s: Positive | None = None
-    priorities: Annotated[int, Field(ge=1, le=1000)] | None = None
+    max_requests: Annotated[int, Field(ge=1, le=MOST_REQUESTS)] | None = None
+    max_wait_s: Annotated[float, Field(gt=0, le=MOST_SECONDS)] | None = None
+    priorities: Annotated[int, Field(ge=1, le=MOST_PRIORITIES)] | None = None
     default_priority: Count | None = None
-    slo_ms: Annotated[float, Field(ge=0)] | None = None
+    slo_ms: Annotated[float, Field(ge=0, le=MOST_SECONDS * 1e3)] | None = None
 
 
 class BatchingSection(_Section):
     """Dynamic batching."""
 
-    max_size: Count | None = None
-    max_delay_us: Annotated[int, Field(ge=0)] | None = None
-    max_cost: Count | None = None
+    max_size: Annotated[int, Field(ge=1, le=MOST_ROWS)] | None = None
+    max_delay_us: Annotated[int, Field(ge=0, le=MOST_DELAY_US)] | None = None
+    max_cost: Annotated[int, Field(ge=1, le=MOST_COST)] | None = None
 
 
 class ModelSection(_Section):
     """How each version of the model runs in a replica."""
 
-    instances: Annotated[int, Field(ge=1, le=1024)] = 1
+    instances: Annotated[int, Field(ge=1, le=MOST_INSTANCES)] = 1
     isolation: Literal["auto", "thread", "process"] = "auto"
-    weight: Positive = 1.0
+    weight: Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT)] = 1.0
     cache: Size = 0
     coalesce: bool = False
     classes: list[Text] = []
@@ -110,11 +123,12 @@ class ReplicaSection(_Section):
     unix_socket: Text | None = None
     tracing: TracingSection = TracingSection()
     triton_metrics: bool = False
-    max_body: Annotated[Size, AfterValidator(_even)] = 64 * 1024 * 1024
-    drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
+    max_body: Annotated[Size, Field(le=MOST_BODY_BYTES), AfterValidator(_even)] = 64 * 1024 * 1024
+    drain_timeout_s: Annotated[float, Field(ge=0, le=MOST_DRAIN_S)] = 20.0
     grpc_front: Literal["fast", "aio"] = "fast"
-    max_running: Count | None = None
+    max_running: Annotated[int, Field(ge=1, le=MOST_INSTANCES)] | None = None
     repository: Text | None = None
+    exit_on_error: bool = True
     shared_memory: bool | None = None
 
 
@@ -149,15 +163,38 @@ def parse_serving(text: str, base: Path, source_name: str) -> Serving:
             f"{source_name} is {'empty' if value is None else 'no mapping of keys to values'}",
             hint="start with 'model:' or 'replica:'; docs/deploying.md describes the file",
         )
-    try:
-        found = ServingFile.model_validate({k: v for k, v in value.items() if v is not None})
-    except ValidationError as error:
-        problems.add_validation((), ServingFile, error)
-        problems.raise_if_any()
-        raise
-    serving = _Reading(base, problems, source_name).serving(found)
+    serving = _Reading(base, problems, source_name).serving(_validated(value, problems))
     problems.raise_if_any()
     return serving
+
+
+def _validated(value: Mapping[str, object], problems: Problems) -> ServingFile:
+    """The sections; what is wrong in them is noted and left out, so that the rest can be looked at too."""
+    given = {k: v for k, v in value.items() if v is not None}
+    try:
+        return ServingFile.model_validate(given)
+    except ValidationError as error:
+        problems.add_validation((), ServingFile, error)
+        rest = _without(given, [detail["loc"] for detail in error.errors(include_url=False)])
+    try:
+        return ServingFile.model_validate(rest)
+    except ValidationError:  # a section whose keys need each other
+        problems.raise_if_any()
+        raise
+
+
+def _without(section: Mapping[str, object], places: list[KeyPath]) -> dict[str, object]:
+    """A section without what is at these places; where a required key is missing, without all that it belongs to."""
+    kept = dict(section)
+    for key in {place[0] for place in places}:
+        below = [place[1:] for place in places if place[0] == key]
+        inner = kept.get(str(key))
+        known = isinstance(inner, dict) and all(place and place[0] in inner for place in below)
+        if isinstance(inner, dict) and known:
+            kept[str(key)] = _without(inner, below)
+        else:
+            kept.pop(str(key), None)
+    return kept
 
 
 class _Reading:
@@ -204,6 +241,7 @@ class _Reading:
             grpc_front=GrpcFront(section.grpc_front),
             max_running=section.max_running,
             repository=repository or None,
+            exit_on_error=section.exit_on_error,
             shared_memory=section.shared_memory,
         )
 

@@ -63,6 +63,7 @@ class Replica:
             self._executor,
             self._pool,
             spec.drain_timeout_s,
+            exit_on_error=spec.exit_on_error,
         )
         self.plane = DataPlane(spec.service, version, self.repository)
         self.plane.tracer = Tracer(spec.tracing, soon=asyncio.get_running_loop().call_soon)

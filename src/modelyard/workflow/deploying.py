@@ -300,6 +300,7 @@ class Deployer:
             unix_socket=replica.unix_socket,
             tls=replica.tls,
             repository=replica.repository,
+            exit_on_error=replica.exit_on_error,
             tracing=replica.tracing,
             triton_metrics=replica.triton_metrics,
             max_running=replica.max_running,

@@ -66,6 +66,8 @@ def test_knobs_out_of_range_are_refused() -> None:
         QueuePolicy(max_requests=0)
     with pytest.raises(InvalidInput):
         Configuration("a", Target("onnx"), "onnxruntime", Precision.FP32, threads=0)
+    with pytest.raises(InvalidInput, match="replicas from 1 to 1024"):
+        Configuration("a", Target("onnx"), "onnxruntime", Precision.FP32, replicas=2**40)
     with pytest.raises(InvalidInput, match="tpu"):
         Configuration("a", Target("onnx"), "onnxruntime", Precision.FP32, device="tpu")
 

@@ -199,7 +199,7 @@ def test_a_higher_priority_goes_first_and_lower_ones_fill_its_batch():
 
 
 def test_a_waiting_lower_priority_gets_every_sixteenth_batch_at_least():
-    scheduler = Scheduler(Batching(1), QueuePolicy(max_wait_s=1e9), learned(0, 0.01))
+    scheduler = Scheduler(Batching(1), QueuePolicy(max_wait_s=86_400), learned(0, 0.01))
     low = Request(0.0, priority=2)
     scheduler.offer(low, 0.0)
     number = 0

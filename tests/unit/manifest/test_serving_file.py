@@ -46,6 +46,7 @@ replica:
   grpc_front: aio
   max_running: 4
   repository: models
+  exit_on_error: false
 """
 
 
@@ -89,6 +90,7 @@ def test_every_key_reaches_its_setting_and_paths_are_relative_to_the_file(folder
             grpc_front=GrpcFront.AIO,
             max_running=4,
             repository=str(folder / "models"),
+            exit_on_error=False,
         ),
         str(folder / "serving.yaml"),
     )
@@ -127,7 +129,21 @@ def test_unknown_keys_name_line_and_nearest_key_all_at_once(folder: Path) -> Non
         ("model: {instances: 0}", "model.instances"),
         ("model: {instances: true}", "expected a whole number, got true"),
         ("model: {isolation: thraed}", "'auto', 'thread' or 'process'"),
-        ("model: {cache: 64MB/s}", "'64MB/s' is not a size; write e.g. 64MiB"),
+        ("model: {cache: 64MB/s}", "'64MB/s' is not a size; write e.g. 2GiB"),
+        ("replica: {max_body: 99999999TiB}", "'99999999TiB' is more than any machine has; write at most 64TiB"),
+        (f"replica: {{max_body: {'9' * 400}GiB}}", "is more than any machine has"),
+        ("replica: {max_body: 65GiB}", "less than or equal to 68719476736"),
+        ("model: {cache: 999999999999999999999}", "model.cache: input should be less than or equal to"),
+        ("model: {weight: 1.0e-300}", "model.weight: input should be greater than or equal to"),
+        (
+            "model: {queue: {max_wait_s: 1.0e+300}}",
+            "model.queue.max_wait_s: input should be less than or equal to 86400",
+        ),
+        ("model: {queue: {slo_ms: .nan}}", "finite"),
+        ("model: {queue: {max_requests: 99999999999}}", "less than or equal to 1000000"),
+        ("model: {batching: {max_size: 9999999999}}", "less than or equal to 65536"),
+        ("model: {batching: {max_delay_us: 9999999999}}", "less than or equal to 60000000"),
+        ("replica: {max_running: 9999999999}", "less than or equal to 1024"),
         ("model: {cache: -1}", "model.cache"),
         ("model: {weight: .inf}", "finite"),
         ("model: {queue: {priorities: 2, default_priority: 3}}", "expected 1 (first) to 2"),
@@ -149,6 +165,17 @@ def test_unknown_keys_name_line_and_nearest_key_all_at_once(folder: Path) -> Non
 )
 def test_what_is_wrong_is_told_by_key(tmp_path: Path, folder: Path, text: str, said: str) -> None:
     assert said in problems(folder, text)
+
+
+def test_what_it_names_is_looked_for_even_where_another_key_is_wrong(folder: Path) -> None:
+    replica = "replica:\n  tls: {key: none.pem}\n  repository: nowhere\n  unix_socket: none/s\n"
+    told = problems(folder, f"model: {{instances: 0}}\n{replica}foo: 1\n")
+    assert "5 problems" in told
+    assert "model.instances" in told
+    assert "replica.tls.certificate: this key is required" in told
+    assert f"replica.repository: there is no folder {folder / 'nowhere'}" in told
+    assert f"replica.unix_socket: there is no folder {folder / 'none'}" in told
+    assert "foo: unknown key" in told
 
 
 def test_a_file_that_is_not_there_or_no_text_is_said(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
 from modelyard.domain.services import ServedModel, VersionPolicy
+from modelyard.serving.faults import text_of
 from modelyard.serving.instances.steps import StepThreads
 from modelyard.serving.models import policy as policies
 from modelyard.serving.models import source
@@ -75,7 +76,10 @@ class Repository:
         make: Callable[[Loaded], Executor],
         pool: AsidePool,
         drain_timeout_s: float,
+        *,
+        exit_on_error: bool = True,
     ) -> None:
+        self._exit_on_error = exit_on_error
         self.models: dict[str, Model] = {}
         self.directory = directory
         self._listed = source.listed(models)
@@ -136,25 +140,42 @@ class Repository:
     # --- changes
 
     async def start(self) -> None:
-        """Load all that is wanted, in parallel.
+        """Load all that is wanted, in parallel; a model of which at least one version loads is served with that.
 
-        Raises the error of a model of which no version loads; a model with at least one is served with that.
+        Raises InvalidInput or BackendFailed that names every model which cannot be served at all (one alone: its own
+        error). Without `exit_on_error` only those that the spec lists count; others are logged and can be loaded later.
         """
         if self.directory is not None:
             await self._rescan()
+        self._check_policies({n: p for n, p in self._policies.items() if n not in self.models})
         models = list(self.models.values())
-        for model in models:
-            if model.found.policy_error is not None:
-                raise model.found.policy_error
-            model.written = model.found.policy
-            model.policy = model.found.policy or model.policy
-        self._check_policies({**self._policies, **{m.name: m.policy for m in models}})
-        results = await asyncio.gather(*(self._from_source(m) for m in models), return_exceptions=True)
+        results = await asyncio.gather(*(self._start_model(m) for m in models), return_exceptions=True)
+        fatal: list[ModelyardError] = []
         for model, error in zip(models, results, strict=True):
             if isinstance(error, ModelyardError) and model.routing.serving:
                 _log.error("%s; the other versions are served", error)
-            elif isinstance(error, BaseException):
-                raise _of_start_up(error)
+            elif isinstance(error, ModelyardError) and (self._exit_on_error or model.name in self._listed):
+                fatal.append(_of_start_up(error))
+            elif isinstance(error, ModelyardError):
+                _log.error("%s; the other models are served", text_of(_of_start_up(error)))
+            elif error is not None:
+                raise error
+        if fatal:
+            raise _together(fatal)
+
+    async def _start_model(self, model: Model) -> None:
+        found = model.found
+        model.written = found.policy
+        model.policy = found.policy or model.policy
+        try:
+            if found.policy_error is not None:
+                raise found.policy_error
+            self._check_policies({model.name: model.policy})
+        except ModelyardError as error:
+            for number in found.numbers:
+                model.versions.setdefault(number, Version(model.name, number)).failed(error)
+            raise
+        await self._from_source(model)
 
     async def reread(self) -> None:
         """Read the repository directory again and follow it. Raises the first error; the rest is followed."""
@@ -466,8 +487,16 @@ class Repository:
         return task
 
 
-def _of_start_up(error: BaseException) -> BaseException:
+def _of_start_up(error: ModelyardError) -> ModelyardError:
     """What the model itself said: at start-up nobody asked in Triton's words. Versions in conflict are a wrong spec."""
     if isinstance(error, Conflict):
         return InvalidInput(error.what, why=error.why, hint=error.hint)
     return error.__cause__ if isinstance(error.__cause__, ModelyardError) else error
+
+
+def _together(errors: list[ModelyardError]) -> ModelyardError:
+    """One error that tells all; a wrong input only where all of them are."""
+    if len(errors) == 1:
+        return errors[0]
+    kind = InvalidInput if all(isinstance(error, InvalidInput | NotFound) for error in errors) else BackendFailed
+    return kind(f"{len(errors)} models cannot be served", why="; ".join(text_of(error) for error in errors))

@@ -396,3 +396,55 @@ async def test_no_change_begins_once_the_replica_ends(yard):
     with pytest.raises(Unavailable, match="shutting down"):
         await yard.repository.load("m", (3,), None)
     assert yard.serving() == [1, 2]
+
+
+def broken_repository(root):
+    """`good`; `refused` does not load, `damaged` is no JSON, `misruled` has a policy of a version that is not there."""
+    write(root, scripted("echo", name="good"), scripted("refuse", name="refused"), scripted("echo", name="misruled"))
+    (root / "misruled" / "policy.json").write_text('{"versions": [7]}')
+    (root / "damaged").mkdir()
+    (root / "damaged" / "1.json").write_text("{")
+    return root
+
+
+def test_a_start_that_fails_names_every_broken_model(tmp_path):
+    @driven
+    async def scenario():
+        yard = Yard(directory=broken_repository(tmp_path))
+        with pytest.raises(InvalidInput, match="3 models cannot be served") as failed:
+            await yard.repository.start()
+        for told in ("the file is no model", "cannot read damaged/1.json", "'misruled' version 7 is not found"):
+            assert told in failed.value.why
+        await yard.close()
+
+    scenario()
+
+
+def test_where_errors_may_be_the_other_models_are_served_and_the_broken_say_why(tmp_path):
+    @driven
+    async def scenario():
+        yard = Yard(model(1), directory=broken_repository(tmp_path), exit_on_error=False)
+        await yard.repository.start()
+        assert yard.serving() == yard.serving("good") == [1]
+        for name, why in (("refused", "no model"), ("damaged", "damaged/1.json"), ("misruled", "version 7")):
+            (state,) = yard.repository.states(name)
+            assert state.state is Readiness.UNAVAILABLE
+            assert why in str(state.error)
+        (tmp_path / "misruled" / "policy.json").unlink()
+        with pytest.raises(InvalidInput):  # of those that are broken still
+            await yard.repository.reread()
+        assert yard.serving("misruled") == [1]
+        await yard.close()
+
+    scenario()
+
+
+def test_a_model_that_the_spec_lists_must_be_served_in_any_case():
+    @driven
+    async def scenario():
+        yard = Yard(model(1, "refuse"), exit_on_error=False)
+        with pytest.raises(InvalidInput, match="the file is no model"):
+            await yard.repository.start()
+        await yard.close()
+
+    scenario()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from modelyard.domain.errors import ModelyardError
 from modelyard.domain.services import VersionPolicy
+from modelyard.serving.models.policy import wanted
 from modelyard.serving.models.states import Readiness, Stage
 from tests.serving_harness import scripted
 from tests.unit.serving.models.yard import Yard, write
@@ -95,8 +96,10 @@ def test_what_serves_goes_on_serving(rounds):
             tasks = [asyncio.create_task(do(yard, root, operation)) for operation in operations]
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 assert result is None or isinstance(result, ModelyardError), result
-            # a model may end only by being unloaded, or because its files are gone
-            check(yard, before, may_end=any(o[0] == "unload" for o in operations) or not list(root.glob("m/[1-9]*")))
+            # a model may end only by being unloaded, or because the files of all that its policy wants are gone
+            model, left = yard.repository.models["m"], [int(file.stem) for file in root.glob("m/[1-9]*")]
+            gone = not wanted(model.policy, left, model.extra)
+            check(yard, before, may_end=any(o[0] == "unload" for o in operations) or gone)
         await yard.settled()
         serving = set(yard.repository.models["m"].routing.serving.values())
         assert {e for e in yard.made if not e.closed} == serving

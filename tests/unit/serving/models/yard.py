@@ -42,14 +42,21 @@ class Recorded:
 class Yard:
     """A repository with a loader that can be told to wait (`gates`) or to fail (behaviour `refuse`)."""
 
-    def __init__(self, *models, directory=None, policies=None, drain_timeout_s=5.0):
+    def __init__(self, *models, directory=None, policies=None, drain_timeout_s=5.0, exit_on_error=True):
         self.made: list[Recorded] = []
         self.freed: list[tuple[str, int]] = []
         self.loads: list[tuple[str, int]] = []
         self.gates: dict[int, threading.Event] = {}
         self.pool = AsidePool(1)
         self.repository = Repository(
-            models, policies or {}, directory and str(directory), self._load, self._make, self.pool, drain_timeout_s
+            models,
+            policies or {},
+            directory and str(directory),
+            self._load,
+            self._make,
+            self.pool,
+            drain_timeout_s,
+            exit_on_error=exit_on_error,
         )
 
     def _load(self, served):
