@@ -27,7 +27,7 @@ from modelyard.domain.configuration import Batching
 from modelyard.domain.services import ReplicaSpec, ServedModel, Tracing
 from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
-from modelyard.serving.scheduling.work import Work
+from modelyard.serving.scheduling.work import Work, member
 
 RATES = {"no exporter": None, "0 %": 0.0, "1 %": 0.01, "100 %": 1.0}
 
@@ -39,7 +39,9 @@ def ring_ns(rows: int) -> float:
     batch = [Work(plan, (np.zeros((1, 32), np.float32),), 1.0) for _ in range(rows)]
     recorder = Recorder()
     runs = 50_000 // rows
-    spent = timeit.repeat(lambda: recorder.record(face, batch, rows, 1.0, 1.1, 1.2, 1.3), number=runs, repeat=9)
+    spent = timeit.repeat(
+        lambda: recorder.record(face, [member(w, 1.25, 1.3) for w in batch], rows, 1.0, 1.1, 1.2), number=runs, repeat=9
+    )
     return statistics.median(spent) / runs / rows * 1e9
 
 

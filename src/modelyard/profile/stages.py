@@ -29,6 +29,7 @@ class _Batch(msgspec.Struct):
     infer_s: float
     post_s: float
     encode_s: float
+    send_s: float = 0.0
 
 
 class _Model(msgspec.Struct):
@@ -77,6 +78,7 @@ def stage_times(pairs: Iterable[tuple[Snapshot, Snapshot]], model: str, version:
                 rows += (new.batches - was.batches) * new.rows
                 for name in _TIMES:
                     sums[name] += getattr(new, name) - getattr(was, name)
+                sums["encode_s"] += new.send_s - was.send_s  # one stage in a measurement: rendering and writing
     if requests <= 0 or batches <= 0:
         return None
     means = {f"{name[:-2]}_ms": total / requests * 1e3 for name, total in sums.items()}

@@ -66,7 +66,7 @@ class Replica:
             exit_on_error=spec.exit_on_error,
         )
         self.plane = DataPlane(spec.service, version, self.repository)
-        self.plane.tracer = Tracer(spec.tracing, soon=asyncio.get_running_loop().call_soon)
+        self.plane.tracer = Tracer(spec.tracing)
         self.plane.recorder = Recorder(self.plane.tracer)
         self.plane.triton_metrics = spec.triton_metrics
         self.plane.regions.refusal = refusal_of(spec.host, spec.shared_memory)

@@ -15,13 +15,15 @@ from modelyard.serving.scheduling.executor import Executor
 class Call:
     """What a front knows of a call besides its message. `received`: perf_counter; `timeout_s`: left at `received`.
 
-    `binary`: metadata whose names end in `-bin`, decoded.
+    `whole`: when the last byte of a unary call's message was read; 0 where nobody knows. `binary`: metadata whose names
+    end in `-bin`, decoded.
     """
 
     received: float
     timeout_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     binary: Mapping[str, bytes] = field(default_factory=dict)
+    whole: float = 0.0
 
 
 class InferenceCodec(Protocol):

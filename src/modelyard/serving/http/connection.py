@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
                 except ModelyardError:
                     pass  # refused below, in its turn
             if head is not None and head.length == len(data) - end <= front.limits.big_body_bytes:
-                self._handle(head, own, data[end:], now)
+                self._handle(head, own, data[end:], now, now)
                 return
         self._framing = Framing(front.heads, front.limits, data, now)
         self._advance(now)
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
                 if body is None:
                     break
                 received, framing.began, self._since = framing.began, now, now
-                self._handle(head, framing.own, body, received)
+                self._handle(head, framing.own, body, received, now)
                 if framing.empty:
                     framing = self._framing = None
                 elif perf_counter() - started > _TURN_S:
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
 
     # --- requests
 
-    def _handle(self, head: Head, own: PerCall | None, body: Body, received: float) -> None:
+    def _handle(self, head: Head, own: PerCall | None, body: Body, received: float, whole: float) -> None:
         """A whole request: here the common case, an inference of usual size whose head is known."""
         pending = self._pending
         place: Place | None = None
@@ -189,11 +189,11 @@ class Connection(asyncio.Protocol):
             if inference is None or head.coding or len(body) > self.front.handling.above:
                 place = Slot(head, own)
                 pending.append(place)
-                self.front.handling.take(self, place, body, received)
+                self.front.handling.take(self, place, body, received, whole)
             else:
                 executor, codec = inference.target.pick(), inference.codec
                 plan, tensors = codec.decode(executor.interface, head, body)
-                work = place = HttpWork(plan, tensors, received, self, head, own, codec)
+                work = place = HttpWork(plan, tensors, received, whole, self, head, own, codec)
                 pending.append(work)
                 executor.submit(work)
         except ModelyardError as error:
@@ -236,8 +236,11 @@ class Connection(asyncio.Protocol):
 
     # --- responses
 
-    def answer(self, place: Place, rest: bytes) -> None:
-        """Answer with 200 and `rest` (`Reply.rest`) once all before it are sent. Safe when the client is gone."""
+    def answer(self, place: Place, rest: bytes) -> bool:
+        """Answer with 200 and `rest` (`Reply.rest`) once all before it are sent. Safe when the client is gone.
+
+        False where it is not sent yet: the place's `landed` is called then. Both loops write at once if they can.
+        """
         pending, transport = self._pending, self.transport
         if (
             len(pending) == 1
@@ -254,16 +257,17 @@ class Connection(asyncio.Protocol):
                 transport.write(self.front.ok + rest)
             except RuntimeError:
                 transport.abort()
-            return
-        self.answer_with(place, Reply(200, rest))
+            return True
+        return self.answer_with(place, Reply(200, rest))
 
-    def answer_with(self, place: Place, reply: Reply) -> None:
-        """Answer, compressed where the client asks for it and it pays; see `deliver`."""
+    def answer_with(self, place: Place, reply: Reply) -> bool:
+        """Answer, compressed where the client asks for it and it pays; see `deliver` and `answer`."""
         head = place.head
         if pays(reply, head.accepts) and head.method != "HEAD" and self.transport is not None:
             self.front.pool.submit(self._compress_aside, place, reply)
-        else:
-            self.deliver(place, reply)
+            return False
+        self.deliver(place, reply)
+        return place not in self._pending
 
     def _compress_aside(self, place: Place, reply: Reply) -> None:
         """In a pool thread."""
@@ -284,6 +288,8 @@ class Connection(asyncio.Protocol):
             while pending and (ready := pending[0].response) is not None:
                 first = pending.popleft()
                 self._write(transport, first, ready)
+                if first.landed is not None:
+                    first.landed(first.rendered)
                 if first.close:
                     self._close(transport, first)
                     return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from modelyard.domain.errors import BackendFailed, ModelyardError
 from modelyard.serving.http.compression import Inflation
-from modelyard.serving.http.ports import Body, Codec, Inference, Reply
+from modelyard.serving.http.ports import Body, Inference, Reply
 from modelyard.serving.http.router import error_text
 from modelyard.serving.http.work import HttpWork, Slot
 from modelyard.serving.scheduling.executor import Executor
@@ -32,7 +32,7 @@ class Handling:
         self.above = min(LARGE_JSON_BYTES, front.limits.big_body_bytes)
         """A body of more bytes is no common case."""
 
-    def take(self, connection: Connection, slot: Slot, body: Body, received: float) -> None:
+    def take(self, connection: Connection, slot: Slot, body: Body, received: float, whole: float) -> None:
         """Handle a whole request, whose answer has its place. Raises ModelyardError."""
         head, front = slot.head, self._front
         if len(body) > front.limits.big_body_bytes:
@@ -42,39 +42,39 @@ class Handling:
             connection.deliver(slot, error_text(*head.problem))
             return
         if not head.coding or not body:
-            self._dispatch(connection, slot, body, received)
+            self._dispatch(connection, slot, body, received, whole)
             return
         inflation = Inflation(head.coding, body, front.limits)
         plain = inflation.start()
         if plain is not None:
-            self._dispatch(connection, slot, plain, received)
+            self._dispatch(connection, slot, plain, received, whole)
             return
         connection.take_alone()  # what it unfolds to is not known yet
 
         def unfolded(plain: Body) -> None:
-            self._unfolded(connection, slot, plain, received)
+            self._unfolded(connection, slot, plain, received, whole)
 
         self._aside(connection, slot, "unfolding", inflation.finish, unfolded)
 
-    def _unfolded(self, connection: Connection, slot: Slot, body: Body, received: float) -> None:
+    def _unfolded(self, connection: Connection, slot: Slot, body: Body, received: float, whole: float) -> None:
         if slot.cancelled:
             return
         try:
             connection.hold(len(body))
-            self._dispatch(connection, slot, body, received)
+            self._dispatch(connection, slot, body, received, whole)
         except ModelyardError as error:
             connection.fail(slot, error)
         except Exception:  # noqa: BLE001 - boundary of a request, as in `Connection._handle`
             _log.exception("taking a request failed")
             connection.fail(slot, BackendFailed("the request could not be taken"))
 
-    def _dispatch(self, connection: Connection, slot: Slot, body: Body, received: float) -> None:
+    def _dispatch(self, connection: Connection, slot: Slot, body: Body, received: float, whole: float) -> None:
         """Send a plain body to its model, or have the routes answer. Raises ModelyardError."""
         head, front = slot.head, self._front
         if head.inference is None:
             head.inference = front.router.inference(head)
         if head.inference is not None:
-            self._infer(connection, slot, head.inference, body, received)
+            self._infer(connection, slot, head.inference, body, received, whole)
             return
         reply = front.router.respond(head, body)
         if isinstance(reply, Reply):
@@ -91,11 +91,14 @@ class Handling:
             _log.exception("answering %s failed", "/".join(slot.head.segments))
             connection.fail(slot, BackendFailed("the request could not be served"))
 
-    def _infer(self, connection: Connection, slot: Slot, inference: Inference, body: Body, received: float) -> None:
+    def _infer(
+        self, connection: Connection, slot: Slot, inference: Inference, body: Body, received: float, whole: float
+    ) -> None:
         executor, codec = inference.target.pick(), inference.codec
 
         def decode() -> HttpWork:
-            return self._decode(connection, slot, executor, codec, body, received)
+            plan, tensors = codec.decode(executor.interface, slot.head, body)
+            return HttpWork(plan, tensors, received, whole, connection, slot.head, slot.own, codec)
 
         def submit(work: HttpWork) -> None:
             self._submit(connection, slot, executor, work)
@@ -104,13 +107,6 @@ class Handling:
             self._aside(connection, slot, "decoding", decode, submit)
         else:
             submit(decode())
-
-    @staticmethod
-    def _decode(
-        connection: Connection, slot: Slot, executor: Executor, codec: Codec, body: Body, received: float
-    ) -> HttpWork:
-        plan, tensors = codec.decode(executor.interface, slot.head, body)
-        return HttpWork(plan, tensors, received, connection, slot.head, slot.own, codec)
 
     @staticmethod
     def _submit(connection: Connection, slot: Slot, executor: Executor, work: HttpWork) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 from modelyard.domain.errors import BackendFailed, ModelyardError
 from modelyard.domain.tensors import Tensor
@@ -27,6 +29,7 @@ LARGE_JSON_ELEMENTS: Final = 4096
 class Slot:
     """The place of an answer that no `HttpWork` stands for (yet)."""
 
+    landed: ClassVar[None] = None
     __slots__ = ("cancelled", "close", "head", "own", "response")
 
     def __init__(self, head: Head, own: PerCall | None) -> None:
@@ -40,19 +43,22 @@ class Slot:
 class HttpWork(Work):
     """An inference request that came by HTTP; it holds its own place in the connection's order."""
 
-    __slots__ = ("_codec", "_connection", "close", "head", "own", "response")
+    __slots__ = ("_codec", "_connection", "close", "head", "landed", "own", "rendered", "response")
 
     def __init__(
         self,
         plan: Plan,
         tensors: tuple[Tensor, ...],
         received: float,
+        whole: float,
         connection: Connection,
         head: Head,
         own: PerCall | None,
         codec: Codec,
     ) -> None:
         Work.__init__(self, plan, tensors, received)
+        self.whole = whole
+        self.landed: Callable[[float], None] | None = None  # whom to tell of an answer that is sent late
         self.head = head
         self.own = own
         self.response: Reply | None = None
@@ -67,17 +73,26 @@ class HttpWork(Work):
         if own is not None:
             self.trace = own.trace
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
         """Render and send; large JSON is rendered in the pool."""
         connection = self._connection
         if connection.transport is None:
-            return
+            return perf_counter()
         if (outputs[0].size if len(outputs) == 1 else sum(o.size for o in outputs)) > LARGE_JSON_ELEMENTS:
             rows = outputs[0].shape[0] if outputs[0].ndim else 1
             if self._codec.json_elements(self.plan, outputs, stop - start, rows) > LARGE_JSON_ELEMENTS:
                 connection.front.pool.submit(self._render_aside, outputs, start, stop)
-                return
-        connection.answer(self, self._codec.render(self.plan, outputs, start, stop))
+                return None
+        answer = self._codec.render(self.plan, outputs, start, stop)
+        rendered = perf_counter()
+        if connection.answer(self, answer):
+            return rendered
+        self.rendered = rendered
+        return None
+
+    def later(self, sent: Callable[[float], None]) -> None:
+        """See `Work.later`."""
+        self.landed = sent
 
     def _render_aside(self, outputs: list[Tensor], start: int, stop: int) -> None:
         """In a pool thread."""
@@ -90,6 +105,7 @@ class HttpWork(Work):
         except Exception:  # noqa: BLE001 - boundary of a pool thread
             _log.exception("rendering a response failed")
             reply = error_response(BackendFailed("the response could not be rendered"))
+        self.rendered = perf_counter()
         self._connection.front.loop.call_soon_threadsafe(self._connection.deliver, self, reply)
 
     def fail(self, error: ModelyardError) -> None:

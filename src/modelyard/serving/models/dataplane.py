@@ -23,7 +23,7 @@ from modelyard.serving.oip.logs import Logs
 from modelyard.serving.oip.regions import Regions
 from modelyard.serving.scheduling.executor import Executor
 
-STATISTICS_SCHEMA: Final = 1
+STATISTICS_SCHEMA: Final = 2
 
 
 class DataPlane:

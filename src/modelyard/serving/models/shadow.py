@@ -62,7 +62,7 @@ class Shadow:
             return
         for copy in copies:
             copy.priority = self._priority
-            copy.received = copy.enqueued = perf_counter()
+            copy.received = copy.whole = copy.enqueued = perf_counter()
             try:
                 self.executor.submit(copy)
             except ModelyardError:
@@ -101,10 +101,12 @@ class Copy(Work):
         self._primary = primary
         self._shadow = shadow
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float:
         """Compare with what the primary answered."""
+        rendered = perf_counter()  # nothing is
         batched = self.plan.interface.batched
         self._shadow.answered(self._primary, [o[start:stop] if batched else o for o in outputs])
+        return rendered
 
     def fail(self, error: ModelyardError) -> None:  # noqa: ARG002 - Work's
         """The shadow failed, or dropped the copy in its queue."""
@@ -135,12 +137,17 @@ class _Observed(Work):
     def cancelled(self, value: bool) -> None:
         self._work.cancelled = value
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
         """Answer, then offer the copy."""
-        self._work.reply(outputs, start, stop)
+        rendered = self._work.reply(outputs, start, stop)
         batched = self.plan.interface.batched
         kept = [o[start:stop] if batched else o for o in outputs]
         self._shadow.offer(Copy(self._work, self._given, kept, self._shadow))
+        return rendered
+
+    def later(self, sent: Callable[[float], None]) -> None:
+        """See `Work.later`."""
+        self._work.later(sent)
 
     def fail(self, error: ModelyardError) -> None:
         """Answer; there is nothing to compare with."""

@@ -64,7 +64,7 @@ TRITON_METRICS: Final = {
 https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md
 """
 
-STAGES: Final = ("receive", "queue", "batch_wait", "pre", "infer", "post", "encode")
+STAGES: Final = ("receive", "parse", "queue", "batch_wait", "pre", "infer", "post", "encode", "send")
 
 
 def render_metrics(plane: DataPlane) -> bytes:
@@ -104,9 +104,9 @@ def _triton_samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
         yield "nv_inference_pending_request_count", f"{{{own}}}", executor.waiting
         yield "nv_inference_request_duration_us", f"{{{own}}}", int(ledger.duration_sum_s * 1e6)
         yield "nv_inference_queue_duration_us", f"{{{own}}}", us("queue_s", "batch_wait_s")
-        yield "nv_inference_compute_input_duration_us", f"{{{own}}}", us("receive_s", "pre_s")
+        yield "nv_inference_compute_input_duration_us", f"{{{own}}}", us("receive_s", "parse_s", "pre_s")
         yield "nv_inference_compute_infer_duration_us", f"{{{own}}}", us("infer_s")
-        yield "nv_inference_compute_output_duration_us", f"{{{own}}}", us("post_s", "encode_s")
+        yield "nv_inference_compute_output_duration_us", f"{{{own}}}", us("post_s", "encode_s", "send_s")
         if executor.responses is not None:
             yield "nv_cache_num_hits_per_model", f"{{{own}}}", executor.responses.hits
             yield "nv_cache_num_misses_per_model", f"{{{own}}}", executor.responses.misses

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -24,12 +23,6 @@ class Sample:
 
     execution: Execution
     picked: list[tuple[Member, TraceContext]]
-    sent: float = 0.0
-    """When the loop had turned, so that the answers were with the kernel; 0 where nobody waited for it."""
-
-    def mark_sent(self) -> None:
-        """The answers are with the kernel now."""
-        self.sent = perf_counter()
 
 
 class Span(msgspec.Struct, omit_defaults=True):
@@ -69,7 +62,6 @@ def spans(sample: Sample) -> Iterator[list[Span]]:
     def ns(clock: float) -> int:
         return int((clock + offset) * 1e9)
 
-    end = sample.sent or execution.encoded
     for member, trace in sample.picked:
         face = execution.interface
         attributes: dict[str, str | int] = {"model": face.name, "version": face.version, "batch.rows": execution.rows}
@@ -80,7 +72,7 @@ def spans(sample: Sample) -> Iterator[list[Span]]:
             trace.span_id,
             f"infer {face.name}",
             ns(member.received),
-            ns(end),
+            ns(member.sent),
             parent_span_id=trace.parent_id,
             attributes=attributes,
             error=execution.error,
@@ -88,26 +80,27 @@ def spans(sample: Sample) -> Iterator[list[Span]]:
         )
         children = [
             Span(trace.trace_id, new_span_id(), name, ns(start), ns(stop), parent_span_id=trace.span_id)
-            for name, start, stop in _stages(execution, member, end)
+            for name, start, stop in _stages(execution, member)
             if stop > start
         ]
         yield [root, *children]
 
 
-def _stages(execution: Execution, member: Member, end: float) -> list[tuple[str, float, float]]:
+def _stages(execution: Execution, member: Member) -> list[tuple[str, float, float]]:
     queue, _ = waits(execution, member)
     queued = member.enqueued + queue
     before = member.enqueued - member.pre_s
     after = execution.end + member.post_s
     return [
-        ("receive", member.received, before),
+        ("receive", member.received, member.whole),
+        ("parse", member.whole, before),
         ("pre", before, member.enqueued),
         ("queue", member.enqueued, queued),
         ("batch_wait", queued, execution.start),
         ("infer", execution.start, execution.end),
         ("post", execution.end, after),
-        ("encode", after, execution.encoded),
-        ("send", execution.encoded, end),
+        ("encode", after, member.encoded),
+        ("send", member.encoded, member.sent),
     ]
 
 

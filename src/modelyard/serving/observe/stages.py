@@ -15,37 +15,41 @@ import msgspec
 
 from modelyard.serving.observe.context import TraceContext
 from modelyard.serving.oip.plan import Interface
-from modelyard.serving.scheduling.work import Work
 
 BATCHES_KEPT: Final = 256
 SLOWEST_KEPT: Final = 16
 SLOWEST_WINDOW_S: Final = 60.0
+_RECEIVED: Final = 0
+_SENT: Final = 6
+"""Where these stand in a member's tuple."""
 
 
 class Member(NamedTuple):
-    """One request of a batch; `pre_s` and `post_s` are the times of its steps."""
+    """One request of a batch: readings of `perf_counter`, and `pre_s` and `post_s`, the times of its steps.
+
+    `received`: its first byte was read; `whole`: its last one was, and decoding began; `enqueued`: in the queue;
+    `encoded`: its answer was rendered; `sent`: the kernel had it.
+    """
 
     received: float
+    whole: float
     enqueued: float
     pre_s: float
     post_s: float
+    encoded: float
+    sent: float
     id: str
     trace: TraceContext | None
 
 
 class Execution(NamedTuple):
-    """One executed batch and its requests.
-
-    `free`: when the slot was free for it; `start`, `end` of the model's run; `encoded`: all answers handed to their
-    connections.
-    """
+    """One executed batch and its requests. `free`: when the slot was free for it; `start`, `end` of the model's run."""
 
     interface: Interface
     rows: int
     free: float
     start: float
     end: float
-    encoded: float
     members: list[Member]
     error: str = ""
 
@@ -53,8 +57,9 @@ class Execution(NamedTuple):
 class Stages(msgspec.Struct):
     """One request as `/requests` shows it. Times in microseconds; `age_s` since its answer.
 
-    `receive` and parse, `queue` for the slot, `batch_wait` with the slot free, `pre`- and `post`-processing steps,
-    `infer` (of its batch of `batch_rows` rows), `encode` and hand over to the connection.
+    `receive` from the first byte to the last, `parse` until it is queued, `queue` for the slot, `batch_wait` with the
+    slot free, `pre`- and `post`-processing steps, `infer` (of its batch of `batch_rows` rows), `encode`, `send` to the
+    kernel.
     """
 
     model: str
@@ -65,12 +70,14 @@ class Stages(msgspec.Struct):
     age_s: float
     total_us: float
     receive_us: float
+    parse_us: float
     pre_us: float
     queue_us: float
     batch_wait_us: float
     infer_us: float
     post_us: float
     encode_us: float
+    send_us: float
     error: str = ""
 
 
@@ -102,21 +109,22 @@ class Recorder:
     def record(
         self,
         interface: Interface,
-        batch: list[Work],
+        members: list[Any],
         rows: int,
         free: float,
         start: float,
         end: float,
-        encoded: float,
         error: str = "",
     ) -> None:
-        """Note an executed batch."""
+        """Note what was executed together: `members` as `scheduling.work.member` makes them.
+
+        Called after the answers are sent (both event loops write to a socket at once): this is in no request's latency.
+        """
         # plain tuples in the order of Member and Execution: a third of the cost of making those
-        members: Any = [(w.received, w.enqueued, w.pre_s, w.post_s, w.plan.id, w.trace) for w in batch]
-        entry: Any = (interface, rows, free, start, end, encoded, members, error)
+        entry: Any = (interface, rows, free, start, end, members, error)
         self._recent.append(entry)
         slowest = self._slowest
-        if len(slowest) < SLOWEST_KEPT or encoded - batch[0].received > slowest[0][0]:
+        if len(slowest) < SLOWEST_KEPT or members[-1][_SENT] - members[0][_RECEIVED] > slowest[0][0]:
             self._note_slow(entry)
         exporter = self._exporter
         if exporter is not None and exporter.active:
@@ -124,13 +132,13 @@ class Recorder:
 
     def _note_slow(self, entry: Any) -> None:
         execution = whole(entry)
-        encoded = execution.encoded
-        if encoded - self._slow_since > SLOWEST_WINDOW_S:
+        now = execution.members[-1].sent
+        if now - self._slow_since > SLOWEST_WINDOW_S:
             self._slowest_before, self._slowest = self._slowest, []
-            self._slow_since = encoded
+            self._slow_since = now
         slowest = self._slowest
         for member in execution.members:
-            slow = (encoded - member.received, id(member), execution, member)
+            slow = (member.sent - member.received, id(member), execution, member)
             if len(slowest) < SLOWEST_KEPT:
                 heappush(slowest, slow)
             elif slow[0] > slowest[0][0]:
@@ -151,7 +159,7 @@ class Recorder:
         """The slowest requests of the last one to two minutes, slowest first."""
         now = perf_counter()
         entries = {entry[1]: entry for entry in (*self._slowest, *self._slowest_before)}.values()
-        young = [e for e in entries if now - e[2].encoded <= 2 * SLOWEST_WINDOW_S]
+        young = [e for e in entries if now - e[3].sent <= 2 * SLOWEST_WINDOW_S]
         young.sort(key=lambda entry: -entry[0])
         return [stages(execution, member, now) for _, _, execution, member in young[:SLOWEST_KEPT]]
 
@@ -171,15 +179,17 @@ def stages(execution: Execution, member: Member, now: float) -> Stages:
         id=member.id,
         trace_id=member.trace.trace_id if member.trace else "",
         batch_rows=execution.rows,
-        age_s=now - execution.encoded,
-        total_us=_us(execution.encoded - member.received),
-        receive_us=_us(member.enqueued - member.received - member.pre_s),
+        age_s=now - member.sent,
+        total_us=_us(member.sent - member.received),
+        receive_us=_us(member.whole - member.received),
+        parse_us=_us(member.enqueued - member.whole - member.pre_s),
         pre_us=_us(member.pre_s),
         queue_us=_us(queue),
         batch_wait_us=_us(wait),
         infer_us=_us(execution.end - execution.start),
         post_us=_us(member.post_s),
-        encode_us=_us(execution.encoded - execution.end - member.post_s),
+        encode_us=_us(member.encoded - execution.end - member.post_s),
+        send_us=_us(member.sent - member.encoded),
         error=execution.error,
     )
 
@@ -201,4 +211,4 @@ def unix_offset_s() -> float:
 
 def snapshot(recorder: Recorder) -> dict[str, Any]:
     """`GET /requests`."""
-    return {"schema": 1, "recent": recorder.recent(), "slowest": recorder.slowest()}
+    return {"schema": 2, "recent": recorder.recent(), "slowest": recorder.slowest()}

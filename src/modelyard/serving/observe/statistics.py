@@ -23,22 +23,24 @@ BOUNDS_S: Final = (
 class BatchStatistics(msgspec.Struct):
     """What happened to the requests that were executed in batches of `rows` rows.
 
-    `receive_s`: from the request's first byte's arrival to the queue (parse and check); `queue_s`: waiting for the
-    execution slot; `batch_wait_s`: waiting, slot free, for more rows (and the loop's turn); `pre_s`, `post_s`: steps;
-    `infer_s`: the execution of the batch, counted for each of its requests; `encode_s`: rendering and writing;
-    `busy_s`: the execution, counted once per batch.
+    `receive_s`: from the request's first byte's arrival until it is whole; `parse_s`: from there to the queue (decoding
+    and checks); `queue_s`: waiting for the execution slot; `batch_wait_s`: waiting, slot free, for more rows (and the
+    loop's turn); `pre_s`, `post_s`: steps; `infer_s`: the execution of the batch, counted for each of its requests;
+    `encode_s`: rendering; `send_s`: writing; `busy_s`: the execution, counted once per batch.
     """
 
     rows: int
     batches: int = 0
     requests: int = 0
     receive_s: float = 0.0
+    parse_s: float = 0.0
     queue_s: float = 0.0
     batch_wait_s: float = 0.0
     pre_s: float = 0.0
     infer_s: float = 0.0
     post_s: float = 0.0
     encode_s: float = 0.0
+    send_s: float = 0.0
     busy_s: float = 0.0
 
 

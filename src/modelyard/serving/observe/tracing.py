@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import sleep
 from typing import Any, Final
@@ -50,12 +50,9 @@ class Tracer:
         self,
         tracing: Tracing,
         writers: list[SpanWriter] | None = None,
-        soon: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
-        """`soon` calls something in the loop's next turn: when a sampled answer has been handed to the kernel."""
         self._tracing = tracing
         self._writers = writers if writers is not None else writers_of(tracing)
-        self._soon = soon
         self._global = _start(tracing)
         self._models: dict[str, Settings] = {}
         self._until: dict[str, int] = {}
@@ -78,7 +75,7 @@ class Tracer:
 
     def offer(self, entry: Any) -> None:
         """Queue the sampled requests of a batch: those whose caller samples them, and one in `rate` of the others."""
-        name, members = entry[0].name, entry[6]
+        name, members = entry[0].name, entry[5]
         settings = self._models.get(name, self._global)
         picked: list[tuple[int, TraceContext]] = []
         if settings.on and settings.count != 0:
@@ -88,29 +85,19 @@ class Tracer:
                 first += -(-(len(members) - first) // settings.rate) * settings.rate
             self._until[name] = first - len(members)
         for i, member in enumerate(members):
-            if member[5] is not None and member[5].sampled:
-                picked.append((i, member[5]))
+            if member[8] is not None and member[8].sampled:
+                picked.append((i, member[8]))
         if picked:
             execution = whole(entry)
-            self._queue_all(Sample(execution, [(execution.members[i], trace) for i, trace in picked]))
+            self._put(Sample(execution, [(execution.members[i], trace) for i, trace in picked]))
 
     def _pick(self, settings: Settings, members: list[Any], first: int) -> list[tuple[int, TraceContext]]:
         """Every `rate`th member from `first` on; one that comes with a trace follows its caller's decision instead."""
-        chosen = [i for i in range(first, len(members), settings.rate) if members[i][5] is None]
+        chosen = [i for i in range(first, len(members), settings.rate) if members[i][8] is None]
         if settings.count > 0:
             chosen = chosen[: settings.count]
             settings.count -= len(chosen)
         return [(i, TraceContext(new_trace_id(), "", sampled=True, span_id=new_span_id())) for i in chosen]
-
-    def _queue_all(self, sample: Sample) -> None:
-        if self._soon is None:
-            self._put(sample)
-        else:
-            self._soon(lambda: self._sent(sample))
-
-    def _sent(self, sample: Sample) -> None:
-        sample.mark_sent()
-        self._put(sample)
 
     def _put(self, sample: Sample) -> None:
         if len(self._queue) >= QUEUED:

@@ -21,8 +21,9 @@ class Duration(msgspec.Struct):
 
 class InferStatistics(msgspec.Struct):
     """Requests since the version was loaded. `queue` has the wait for the slot and for more rows in it; `fail` counts
-    refused requests too; `compute_input` has receipt and pre-processing, `compute_output` post-processing and encoding.
-    `success` counts what the cache or an equal request in flight answered; looking that up is not timed: 0 ns.
+    refused requests too; `compute_input` has receipt, parsing and pre-processing, `compute_output` post-processing,
+    encoding and sending. `success` counts what the cache or an equal request in flight answered; looking that up is not
+    timed: 0 ns.
     """
 
     success: Duration
@@ -89,7 +90,7 @@ def _of(executor: Executor) -> VersionStatistics:
     rows = [ledger.by_rows[n] for n in sorted(ledger.by_rows)]
     requests = _requests(rows)
     infer = Duration(requests, _ns(sum(b.infer_s for b in rows)))
-    output = Duration(requests, _ns(sum(b.post_s + b.encode_s for b in rows)))
+    output = Duration(requests, _ns(sum(b.post_s + b.encode_s + b.send_s for b in rows)))
     kept = executor.responses
     hits, misses, shared = (kept.hits, kept.misses, kept.coalesced) if kept is not None else (0, 0, 0)
     success = Duration(requests + hits + shared, _ns(sum(map(_all_stages, rows))))
@@ -104,7 +105,7 @@ def _of(executor: Executor) -> VersionStatistics:
             success=success,
             fail=fail,
             queue=Duration(requests, _ns(sum(b.queue_s + b.batch_wait_s for b in rows))),
-            compute_input=Duration(requests, _ns(sum(b.receive_s + b.pre_s for b in rows))),
+            compute_input=Duration(requests, _ns(sum(b.receive_s + b.parse_s + b.pre_s for b in rows))),
             compute_infer=infer,
             compute_output=output,
             cache_hit=Duration(hits),
@@ -118,9 +119,9 @@ def _of(executor: Executor) -> VersionStatistics:
 def _of_batch_size(batch: BatchStatistics) -> BatchSizeStatistics:
     return BatchSizeStatistics(
         batch.rows,
-        Duration(batch.batches, _ns(batch.receive_s + batch.pre_s)),
+        Duration(batch.batches, _ns(batch.receive_s + batch.parse_s + batch.pre_s)),
         Duration(batch.batches, _ns(batch.busy_s)),
-        Duration(batch.batches, _ns(batch.post_s + batch.encode_s)),
+        Duration(batch.batches, _ns(batch.post_s + batch.encode_s + batch.send_s)),
     )
 
 
@@ -129,8 +130,8 @@ def _requests(rows: list[BatchStatistics]) -> int:
 
 
 def _all_stages(batch: BatchStatistics) -> float:
-    waiting = batch.receive_s + batch.queue_s + batch.batch_wait_s
-    return waiting + batch.pre_s + batch.infer_s + batch.post_s + batch.encode_s
+    waiting = batch.receive_s + batch.parse_s + batch.queue_s + batch.batch_wait_s
+    return waiting + batch.pre_s + batch.infer_s + batch.post_s + batch.encode_s + batch.send_s
 
 
 def _ns(seconds: float) -> int:

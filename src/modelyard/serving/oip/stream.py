@@ -37,11 +37,12 @@ class StreamWork(Work):
         Work.__init__(self, plan, tensors, received)
         self._session = session
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
-        """Queue the response."""
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float:
+        """Queue the response; when the stream takes it is its client's affair."""
         message = response(self.plan, outputs, start, stop)
         message.parameters[FINAL].bool_param = True
         self._session.answered(pb.ModelStreamInferResponse(infer_response=message), self)
+        return perf_counter()
 
     def fail(self, error: ModelyardError) -> None:
         """Queue the error; the stream goes on."""

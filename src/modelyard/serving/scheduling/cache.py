@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
+from time import perf_counter
 from typing import Final
 
 import numpy as np
@@ -111,12 +112,14 @@ class Responses:
 class Shared(Work):
     """What is queued for one or several equal requests."""
 
-    __slots__ = ("_gone", "_responses", "key", "members")
+    __slots__ = ("_gone", "_late", "_responses", "key", "members")
 
     def __init__(self, first: Work, key: bytes, responses: Responses) -> None:
         self._gone = False
+        self._late: Work | None = None
         self.members = [first]
         Work.__init__(self, first.plan, first.tensors, first.received)
+        self.whole = first.whole
         self.rows = first.rows
         self.shape_key = first.shape_key
         self.timeout_s = first.timeout_s
@@ -143,13 +146,22 @@ class Shared(Work):
         """Let another request have the same answer."""
         self.members.append(work)
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
-        """Keep the response and answer everyone."""
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
+        """Keep the response and answer everyone; the last one's answer is the one that is timed."""
         self._responses.landed(self)
         self._responses.keep(self.key, outputs, start, stop, batched=self.plan.interface.batched)
+        rendered: float | None = perf_counter()
         for member in self.members:
             if not member.cancelled:
-                _reply(member, outputs, start, stop)
+                rendered = _reply(member, outputs, start, stop)
+                self._late = member if rendered is None else None
+        return rendered
+
+    def later(self, sent: Callable[[float], None]) -> None:
+        """See `Work.later`."""
+        if self._late is not None:
+            self._late.later(sent)
+            self._late = None
 
     def fail(self, error: ModelyardError) -> None:
         """Tell everyone; those that joined a request which was not executed in time try on their own."""
@@ -189,17 +201,18 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.nbytes
 
 
-def _reply(work: Work, outputs: list[Tensor], start: int, stop: int) -> None:
-    """Answer one request; what goes wrong hurts no other."""
+def _reply(work: Work, outputs: list[Tensor], start: int, stop: int) -> float | None:
+    """Answer one request, see `Work.reply`; what goes wrong hurts no other."""
     if work.cancelled:
-        return
+        return perf_counter()
     try:
-        work.reply(outputs, start, stop)
+        return work.reply(outputs, start, stop)
     except ModelyardError as error:
         _fail(work, error)
     except Exception:  # noqa: BLE001 - one answer must not hurt the others
         _log.exception("answering a request failed")
         _fail(work, BackendFailed("the answer could not be written"))
+    return perf_counter()
 
 
 def _fail(work: Work, error: ModelyardError) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +34,7 @@ from modelyard.serving.scheduling.slots import Slot
 from modelyard.serving.scheduling.timer import FineTimer
 from modelyard.serving.scheduling.turns import Turns
 from modelyard.serving.scheduling.watch import Watch
-from modelyard.serving.scheduling.work import Outcome, Runnable, Work
+from modelyard.serving.scheduling.work import Outcome, Runnable, Work, member
 
 if TYPE_CHECKING:
     from modelyard.serving.observe.stages import Recorder
@@ -343,60 +345,100 @@ class Executor:
             for work in batch:
                 if not work.cancelled:
                     self.fail(work, problem)
-            if self.recorder is not None:
-                now, text, end = perf_counter(), str(problem), outcome.end
-                self.recorder.record(self.interface, batch, outcome.rows, free_at, outcome.start, end, now, text)
+            now = perf_counter()
+            self._record([member(work, now, now) for work in batch], outcome, free_at, str(problem))
             return
         start = outcome.start
-        began = perf_counter()
-        queued = waited = received = pre = post = 0.0
-        stop = 0
+        began = done = perf_counter()
+        queued = waited = received = parsed = pre = post = sending = 0.0
+        stop = late = 0
         sliced = self._sliced
-        answered: list[Work] = []
+        answered: list[Any] = []
+        left: list[Any] = []
         for work in batch:
             row, stop = stop, stop + work.rows
             if work.cancelled:  # the client left, or was told at its deadline
+                left.append(member(work, done, done))
                 continue
             try:
                 if sliced:
-                    work.reply(outputs, row, stop)
+                    rendered = work.reply(outputs, row, stop)
                 else:
-                    work.reply(outputs, 0, outputs[0].shape[0] if outputs and outputs[0].ndim else 1)
+                    rendered = work.reply(outputs, 0, outputs[0].shape[0] if outputs and outputs[0].ndim else 1)
             except ModelyardError as error:
-                self.fail(work, error)
+                self._unanswered(work, outcome, free_at, error)
                 continue
             except Exception:  # noqa: BLE001 - one answer must not hurt its batch mates
                 _log.exception("answering a request failed")
-                self.fail(work, BackendFailed("the answer could not be written"))
+                self._unanswered(work, outcome, free_at, BackendFailed("the answer could not be written"))
                 continue
-            answered.append(work)
+            done = perf_counter()
             enqueued = work.enqueued
+            if rendered is None:
+                late += 1
+                work.later(self._late(work, outcome, free_at, done))
+            else:
+                sending += done - rendered
+                # as `member` does, without the call
+                answered.append(
+                    (
+                        work.received, work.whole, enqueued, work.pre_s, work.post_s, rendered, done, work.plan.id,
+                        work.trace,
+                    )
+                )  # fmt: skip
             if enqueued < free_at:
                 queued += free_at - enqueued
                 waited += start - free_at
             else:
                 waited += start - enqueued
-            received += enqueued - work.received - work.pre_s
+            received += work.whole - work.received
+            parsed += enqueued - work.whole - work.pre_s
             pre += work.pre_s
             post += work.post_s
-        done = perf_counter()
-        ledger, n = self.ledger, len(answered)
+        ledger, n = self.ledger, len(answered) + late
         ledger.last_unix_s = time()
         seen = ledger.of_rows(outcome.rows)
         seen.requests += n
         seen.receive_s += received
+        seen.parse_s += parsed
         seen.queue_s += queued
         seen.batch_wait_s += waited
         seen.pre_s += pre
         seen.post_s += post
         seen.infer_s += (outcome.end - start) * n
-        seen.encode_s += done - began
+        seen.encode_s += done - began - sending
+        seen.send_s += sending
         if outcome.counts:
             seen.batches += 1
             seen.busy_s += outcome.end - start
-        ledger.count_durations([done - work.received for work in answered])
+        ledger.count_durations([m[6] - m[0] for m in answered])
+        if answered:
+            self._record(answered, outcome, free_at)
+        if left:
+            self._record(left, outcome, free_at, "the client left, or was told of its deadline, before the answer")
+
+    def _record(self, members: list[Any], outcome: Outcome, free_at: float, error: str = "") -> None:
         if self.recorder is not None:
-            self.recorder.record(self.interface, batch, outcome.rows, free_at, start, outcome.end, done)
+            self.recorder.record(self.interface, members, outcome.rows, free_at, outcome.start, outcome.end, error)
+
+    def _unanswered(self, work: Work, outcome: Outcome, free_at: float, error: ModelyardError) -> None:
+        began = perf_counter()
+        self.fail(work, error)
+        self._record([member(work, began, perf_counter())], outcome, free_at, str(error))
+
+    def _late(self, work: Work, outcome: Outcome, free_at: float, replied: float) -> Callable[[float], None]:
+        """What is to be called when an answer that is sent later has been. It holds no tensors."""
+        times = Outcome([], outcome.rows, outcome.start, outcome.end)
+        return partial(self._sent_late, member(work, 0.0, 0.0), times, free_at, replied)
+
+    def _sent_late(self, told: Any, outcome: Outcome, free_at: float, replied: float, rendered: float) -> None:
+        sent = perf_counter()
+        rendered = min(max(rendered, replied), sent)  # another thread may have been faster
+        seen = self.ledger.of_rows(outcome.rows)
+        seen.encode_s += rendered - replied
+        seen.send_s += sent - rendered
+        self.ledger.count_durations([sent - told[0]])
+        self._record([(*told[:5], rendered, sent, *told[7:])], outcome, free_at)
 
     def fail(self, work: Work, error: ModelyardError) -> None:
         """Answer an accepted request with an error that is no refusal."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelyard.domain.errors import ModelyardError
 from modelyard.domain.tensors import Signature, Tensor, Tensors
@@ -25,7 +25,8 @@ class Work:
     """One request on its way through an executor. Subclasses know the protocol that it came by.
 
     `tensors` are in the signature's order; `rows` and `shape_key` decide with what it can be joined. `priority` is 0
-    where the request names none. `trace` is the trace that the caller is part of, if any.
+    where the request names none. `trace` is the trace that the caller is part of, if any. `received` is when its first
+    byte was read, `whole` when it was there and its decoding began (perf_counter).
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Work:
         "tensors",
         "timeout_s",
         "trace",
+        "whole",
     )
 
     def __init__(self, plan: Plan, tensors: tuple[Tensor, ...], received: float) -> None:
@@ -50,6 +52,7 @@ class Work:
         self.rows = plan.rows
         self.shape_key = plan.shape_key
         self.received = received
+        self.whole = received
         self.enqueued = received
         self.timeout_s = plan.timeout_s
         self.priority = plan.priority
@@ -59,13 +62,29 @@ class Work:
         self.post_s = 0.0
         self.cancelled = False
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
-        """Answer with rows `start:stop` of a batch's outputs (all of them where the model is not batched)."""
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
+        """Answer with rows `start:stop` of a batch's outputs (all of them where the model is not batched).
+
+        Returns when the answer was rendered and its sending began; None where it is sent later: see `later`.
+        """
+        raise NotImplementedError
+
+    def later(self, sent: Callable[[float], None]) -> None:
+        """After `reply` returned None: whom to tell, on the event loop, when the answer is with the kernel; `sent` gets
+        the moment it was rendered. Never called where the client leaves before."""
         raise NotImplementedError
 
     def fail(self, error: ModelyardError) -> None:
         """Answer with an error."""
         raise NotImplementedError
+
+
+def member(work: Work, rendered: float, sent: float) -> tuple[Any, ...]:
+    """What the ring of stages keeps of a request (`observe.stages.Member`); a plain tuple costs a third of one with
+    names."""
+    return (
+        work.received, work.whole, work.enqueued, work.pre_s, work.post_s, rendered, sent, work.plan.id, work.trace
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

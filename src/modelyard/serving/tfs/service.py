@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage  # type: ignore[import-untyped]
@@ -56,14 +57,16 @@ class _TaskWork(Work):
 
     def __init__(self, plan: Plan, tensors: tuple[Tensor, ...], call: Call, done: asyncio.Future[list[Tensor]]) -> None:
         Work.__init__(self, plan, tensors, call.received)
+        self.whole = call.whole or call.received
         self.timeout_s = call.timeout_s
         self.done = done
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
-        """Wake the call with its rows."""
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float:
+        """Wake the call with its rows: the answer is rendered when all tasks have theirs."""
         if not self.done.done():
             batched = self.plan.interface.batched
             self.done.set_result([o[start:stop].copy() if batched else o for o in outputs])
+        return perf_counter()
 
     def fail(self, error: ModelyardError) -> None:
         """Wake the call with the error."""

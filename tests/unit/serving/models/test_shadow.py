@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,7 @@ class Answer(Work):
 
     def reply(self, outputs, start, stop):
         self.outputs = [o[start:stop] for o in outputs]
+        return perf_counter()
 
     def fail(self, error):
         self.error = error

@@ -17,7 +17,7 @@ from modelyard.serving.observe.spans import FileWriter, OpenTelemetryWriter
 from modelyard.serving.observe.stages import SLOWEST_KEPT, Recorder
 from modelyard.serving.observe.tracing import Tracer
 from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
-from modelyard.serving.scheduling.work import Work
+from modelyard.serving.scheduling.work import Work, member
 from tests.serving_harness import VECTOR
 
 FACE = Interface("m", 3, VECTOR)
@@ -28,6 +28,7 @@ UNSAMPLED = parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")
 def work(received: float, enqueued: float, trace: TraceContext | None = None, name: str = "") -> Work:
     plan = make_plan(FACE, InferHead([InputHead("x", "FP32", [1, 4])], id=name))
     made = Work(plan, (np.zeros((1, 4), np.float32),), received)
+    made.whole = received + (enqueued - received) / 4
     made.enqueued = enqueued
     made.trace = trace
     return made
@@ -50,7 +51,8 @@ class Kept:
 
 
 def run(recorder: Recorder, *batch: Work, start: float = 10.0, error: str = "") -> None:
-    recorder.record(FACE, list(batch), len(batch), start - 0.002, start, start + 0.005, start + 0.006, error)
+    members = [member(work, start + 0.0058, start + 0.006) for work in batch]
+    recorder.record(FACE, members, len(batch), start - 0.002, start, start + 0.005, error)
 
 
 def traced(tracing: Tracing, *batches: list[Work]) -> Kept:
@@ -69,13 +71,13 @@ def test_a_requests_time_is_split_into_stages():
     run(recorder, early, late)
     second, first = recorder.recent()
     assert first.id == "early"
-    assert (first.receive_us, first.queue_us, first.batch_wait_us) == (1000, 7000, 2000)
-    assert (first.infer_us, first.encode_us, first.total_us) == (5000, 1000, 16000)
+    assert (first.receive_us, first.parse_us, first.queue_us, first.batch_wait_us) == (250, 750, 7000, 2000)
+    assert (first.infer_us, first.encode_us, first.send_us, first.total_us) == (5000, 800, 200, 16000)
     assert (second.queue_us, second.batch_wait_us) == (0, 1000)
     assert (first.model, first.version, first.batch_rows) == ("m", 3, 2)
     for stages in (first, second):
-        parts = stages.receive_us + stages.queue_us + stages.batch_wait_us + stages.infer_us + stages.encode_us
-        assert parts == pytest.approx(stages.total_us)
+        parts = ("receive", "parse", "pre", "queue", "batch_wait", "infer", "post", "encode", "send")
+        assert sum(getattr(stages, f"{part}_us") for part in parts) == pytest.approx(stages.total_us)
 
 
 def test_the_ring_is_bounded_and_the_slowest_survive_it():
@@ -190,7 +192,7 @@ def test_the_file_has_a_span_per_request_and_stage(tmp_path: Path):
     assert root["span_id"] == PARENT.span_id
     assert root["attributes"] == {"model": "m", "version": 3, "batch.rows": 1, "request.id": "r1"}
     assert root["error"] == "it broke"
-    assert [s["name"] for s in stages] == ["receive", "queue", "batch_wait", "infer", "encode"]
+    assert [s["name"] for s in stages] == ["receive", "parse", "queue", "batch_wait", "infer", "encode", "send"]
     assert {s["parent_span_id"] for s in stages} == {root["span_id"]}
     assert stages[0]["start_unix_ns"] == root["start_unix_ns"]
     assert stages[-1]["end_unix_ns"] == root["end_unix_ns"]
@@ -219,6 +221,6 @@ def test_spans_reach_an_opentelemetry_exporter():
     assert root.parent.is_remote
     assert (root.kind, root.status.status_code) == (SpanKind.SERVER, StatusCode.ERROR)
     assert dict(root.attributes or {})["model"] == "m"
-    assert [s.name for s in stages] == ["receive", "queue", "batch_wait", "infer", "encode"]
+    assert [s.name for s in stages] == ["receive", "parse", "queue", "batch_wait", "infer", "encode", "send"]
     assert all(s.parent is not None and s.parent.span_id == root.context.span_id for s in stages)
     assert dict(root.context.trace_state) == {"a": "b"}

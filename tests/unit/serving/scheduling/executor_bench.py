@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Answer(Work):
 
     def reply(self, outputs, start, stop):
         self.future.set_result([o[start:stop] if self.plan.interface.signature.batched else o for o in outputs])
+        return perf_counter()
 
     def fail(self, error):
         self.future.set_exception(error)

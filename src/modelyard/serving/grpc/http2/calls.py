@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from modelyard.domain.errors import BackendFailed, ModelyardError
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Http2Work(Work):
     """An inference request that came by HTTP/2."""
 
-    __slots__ = ("_codec", "_connection", "_stream")
+    __slots__ = ("_codec", "_connection", "_rendered", "_stream")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Http2Work(Work):
         codec: InferenceCodec,
     ) -> None:
         Work.__init__(self, plan, tensors, stream.since)
+        self.whole = stream.whole
         self._connection = connection
         self._stream = stream
         self._codec = codec
@@ -49,10 +51,17 @@ class Http2Work(Work):
         if head.traceparent:
             self.trace = parse(head.traceparent, head.tracestate)
 
-    def reply(self, outputs: list[Tensor], start: int, stop: int) -> None:
+    def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
         """Encode and send."""
-        if self._stream.work is self:
-            self._connection.answer(self._stream, self._codec.encode(self.plan, outputs, start, stop))
+        if self._stream.work is not self:
+            return perf_counter()
+        message = self._codec.encode(self.plan, outputs, start, stop)
+        self._rendered = rendered = perf_counter()
+        return rendered if self._connection.answer(self._stream, message) else None
+
+    def later(self, sent: Callable[[float], None]) -> None:
+        """See `Work.later`."""
+        self._stream.landed = partial(sent, self._rendered)
 
     def fail(self, error: ModelyardError) -> None:
         """Send the error."""
@@ -131,4 +140,4 @@ async def _streamed(connection: Connection, stream: Stream, method: Method, inbo
 
 def _call(stream: Stream) -> Call:
     head = stream.head
-    return Call(stream.since, head.timeout_s, head.metadata, head.binary)
+    return Call(stream.since, head.timeout_s, head.metadata, head.binary, stream.whole)

@@ -229,6 +229,7 @@ class Connection(Framing):
         method = stream.head.method
         if method is None:
             return
+        stream.whole = self.active
         limit = self.front.max_body_bytes
         if len(message) > limit:
             self.reject(stream, too_large(len(message), limit))
@@ -241,10 +242,10 @@ class Connection(Framing):
 
     # --- answers
 
-    def answer(self, stream: Stream, message: bytes) -> None:
-        """Answer a unary call. Safe when the client is gone."""
+    def answer(self, stream: Stream, message: bytes) -> bool:
+        """Answer a unary call; False where it is not all sent yet (`Stream.landed`). Safe when the client is gone."""
         if stream.id not in self.streams:
-            return
+            return True
         stream.work = None  # it holds the stream in turn: cut the cycle, so that no garbage collection is needed
         out = self.out
         try:
@@ -255,8 +256,10 @@ class Connection(Framing):
             else:
                 out.message(stream, message)
                 out.end(stream)
+                return stream.id not in self.streams
         except RuntimeError:
             self.abort()
+        return True
 
     def fail(self, stream: Stream, error: ModelyardError) -> None:
         """End a call with an error. Safe when the client is gone."""
@@ -301,6 +304,8 @@ class Connection(Framing):
     def on_answered(self, stream: Stream) -> None:
         """Close a stream; a client that still sends is told to stop (RFC 9113, section 8.1)."""
         self._forget(stream)
+        if stream.landed is not None:
+            stream.landed()
         if not stream.ended:
             stream.ended = True
             self._reset.append(stream.id)

@@ -30,18 +30,19 @@ class Stream:
     """A call from its headers until both sides are done.
 
     `credit` is the peer's window on this stream beyond its initial one (less what was sent); `unacked` counts what was
-    received and not given back; `received` all DATA bytes; `ended`: the client's side is done.
+    received and not given back; `received` all DATA bytes; `ended`: the client's side is done. `since` and `whole` are
+    when a unary call's request began and was there; `landed` is told of an answer that the client's windows held back.
     """
 
     __slots__ = (
-        "buffer", "credit", "ended", "head", "id", "inbox", "out", "received", "since", "started", "tail", "task",
-        "unacked", "waiter", "work",
+        "buffer", "credit", "ended", "head", "id", "inbox", "landed", "out", "received", "since", "started", "tail",
+        "task", "unacked", "waiter", "whole", "work",
     )  # fmt: skip
 
     def __init__(self, number: int, head: RequestHead, since: float) -> None:
         self.id = number
         self.head = head
-        self.since = since
+        self.since = self.whole = since
         self.credit = 0
         self.unacked = 0
         self.received = 0
@@ -50,6 +51,7 @@ class Stream:
         self.buffer: bytearray | None = None
         self.inbox: Inbox | None = None
         self.work: Work | None = None
+        self.landed: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
         self.out: deque[memoryview] | None = None
         self.tail: bytes | None = None
