@@ -128,6 +128,50 @@ def test_the_answers_of_a_shadow_are_compared_over_all_replicas(yard: modelyard.
     assert shadow.max_abs_error > 0  # other trees, other probabilities
 
 
+def test_a_host_that_is_not_this_machines_is_refused_before_anything_starts(
+    yard: modelyard.Yard, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["deploy", "small:1", "--host", "192.0.2.1", "--home", str(yard.settings.home)])
+    told = capsys.readouterr().err
+    assert code == 2
+    assert "no network interface of this machine" in told
+    assert "starting" not in told
+
+
+def test_broken_models_of_a_repository_are_told_together_before_anything_starts(
+    yard: modelyard.Yard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {
+        "damaged": {"1.json": "{"},
+        "misruled": {"policy.json": '{"versions": [7]}'},
+        "lost": {"1.json": json.dumps(a_served_model("lost", str(tmp_path / "nowhere")))},
+    }
+    for name, files in models.items():
+        (tmp_path / "repository" / name).mkdir(parents=True)
+        for file, text in files.items():
+            (tmp_path / "repository" / name / file).write_text(text)
+    file = tmp_path / "serving.yaml"
+    file.write_text("replica: {repository: repository}")
+    deploy = ["deploy", "small:1", "--serving", str(file), "--home", str(yard.settings.home)]
+    assert main(deploy) == 2
+    told = capsys.readouterr().err
+    for problem in ("3 models of", "cannot read damaged/1.json", "'misruled' version 7", "model 'lost' version 1"):
+        assert problem in told
+    assert "starting" not in told
+    file.write_text("replica: {repository: repository, exit_on_error: false}")
+    assert main(deploy) == 0
+    with Client(yard.service("small").service.endpoint.url) as client:
+        states = {model.name: model.state for model in client.models()}
+    assert states == {"small": "READY", "damaged": "UNAVAILABLE", "lost": "UNAVAILABLE"}
+
+
+def a_served_model(name: str, directory: str) -> dict[str, Any]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": ["batch", 4]}
+    artifact = {"directory": directory, "entry": "model.onnx", "target": {"format": "onnx"}, "precision": "fp32"}
+    artifact["signature"] = {"inputs": [tensor], "outputs": [tensor]}
+    return {"name": name, "version": 1, "artifact": artifact, "runtime": "onnxruntime"}
+
+
 def test_what_cannot_stand_beside_it_is_refused_before_anything_starts(yard: modelyard.Yard) -> None:
     with pytest.raises(Conflict, match="cannot share requests") as refused:
         yard.deploy("small:1", DeployRequest(canary={"small:3": 0.5}))

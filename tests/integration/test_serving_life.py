@@ -63,6 +63,15 @@ def test_a_port_in_use_is_one_clear_line_and_exit_code_5(tmp_path):
                 assert str(port) in errors[0]["message"]
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_a_host_that_is_not_this_machines_is_one_clear_line_and_exit_code_2(tmp_path, host):
+    with replica(tmp_path, scripted("echo"), wait=False, host=host) as server:
+        assert server.process.wait(20) == 2
+        (told,) = map(json.loads, server.log.splitlines())
+        assert f"cannot listen on host '{host}'" in told["message"]
+        assert "0.0.0.0" in told["message"]
+
+
 def test_a_bad_spec_exits_2_and_names_the_field(tmp_path):
     with replica(tmp_path, scripted("echo"), wait=False) as server:
         server.process.kill()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from copy import copy
 from math import ceil
+from typing import Final
 
 from modelyard.domain.errors import (
     BackendFailed,
@@ -57,6 +60,24 @@ def status_of(error: ModelyardError) -> tuple[int, str]:
 def text_of(error: ModelyardError) -> str:
     """What a client reads: what, why and the hint in one line."""
     return f"{error} ({error.hint})" if error.hint else str(error)
+
+
+_PATH: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\"`:,;()<>\[\]]|[ ](?=[^\s/]*/))+")
+"""An absolute path; a blank belongs to it where a slash follows in the next word."""
+
+
+def without_paths(text: str) -> str:
+    """A text that clients may read: of the server's paths only the last part."""
+    return _PATH.sub(lambda found: ".../" + found[0].rstrip("/").rpartition("/")[2], text)
+
+
+def for_clients(error: ModelyardError) -> ModelyardError:
+    """The error without the server's paths; its cause is the error itself, which the log should have."""
+    told = copy(error)
+    told.what, told.why, told.hint = (without_paths(text) for text in (error.what, error.why, error.hint))
+    told.args = (told.what,)
+    told.__cause__ = error
+    return told
 
 
 def retry_after_header(error: ModelyardError) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -44,6 +45,8 @@ _SWEEP_S: Final = 1.0
 _DRAIN_SWEEP_S: Final = 0.05
 _ACCEPT_PENDING_S: Final = 0.1
 """Between readiness turning false and the listener closing: connections the kernel has accepted are taken over."""
+
+_HOSTS: Final = "use 127.0.0.1 (this machine only), 0.0.0.0 (every interface), or one of `ip -brief address`"
 
 
 class Replica:
@@ -250,14 +253,14 @@ class Replica:
 
 
 def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
-    """A bound TCP socket. Raises Conflict where the address is taken or cannot be used."""
+    """A bound TCP socket. Raises InvalidInput for a host that is not this machine's, Conflict for a port in use."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise Conflict(f"cannot listen on host '{host}'", why=str(error), hint="choose another host") from error
+        raise InvalidInput(f"cannot listen on host '{host}'", why=str(error), hint=_HOSTS) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
@@ -265,6 +268,12 @@ def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            why = "no network interface of this machine has that address"
+            raise InvalidInput(f"cannot listen on host '{host}'", why=why, hint=_HOSTS) from error
+        if error.errno == errno.EACCES:
+            why = "ports below 1024 need privileges"
+            raise Conflict(f"cannot listen on {host}:{port}", why=why, hint="choose a higher port") from error
         raise Conflict(
             f"cannot listen on {host}:{port}",
             why=os.strerror(error.errno or 0).lower(),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from modelyard.convert import plan_targets
 from modelyard.dispatch import Engine
+from modelyard.dispatch.engines.network import reserve, resolve
 from modelyard.domain.artifacts import Artifact, Standing, Target
 from modelyard.domain.configuration import Batching, Configuration
 from modelyard.domain.errors import Conflict, InvalidInput, NotFound, Rejected
@@ -27,6 +28,7 @@ from modelyard.domain.services import (
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version, check_name
 from modelyard.hub import Hub
+from modelyard.serving.models.source import troubles
 from modelyard.workflow.calling import client_at, client_of, traffic
 from modelyard.workflow.classes import class_names
 from modelyard.workflow.planning import naive, with_slo
@@ -200,7 +202,8 @@ class Deployer:
         """The running service that the request would replace; None if there is none.
 
         Raises Conflict where it may not be replaced (`same_model`: only by a version of its own model), or cannot move
-        to another port, or a wanted port is taken.
+        to another port, or a wanted port is taken; InvalidInput for a host that is not this machine's, or a repository
+        with models that cannot be served.
         """
         name = check_name(request.name or version.model, "service")
         if request.http_port and request.http_port == request.grpc_port:
@@ -208,10 +211,12 @@ class Deployer:
                 f"HTTP and gRPC cannot share port {request.http_port}", hint="give two, or 0 for free ones"
             )
         settings = (request.serving or Serving()).replica
+        if settings.repository and settings.exit_on_error:
+            _check_repository(settings.repository, version.model)
         running = self._running(name)
         if running is None:
             for port in (request.http_port, request.grpc_port):
-                _check_free(request.host, port)
+                reserve(resolve(request.host), port).close()  # early; the engine holds it for good later
             self._check_socket(settings.unix_socket)
             return None
         if not request.replace or (same_model and running.model != version.model):
@@ -397,16 +402,12 @@ def check_target(version: Version, target: Target) -> None:
     plan_targets(definition.source.format, definition.framework, (str(target),), has_data=True)
 
 
-def _check_free(host: str, port: int) -> None:
-    """Raise Conflict early where a wanted port is taken; the engine holds it for good later."""
-    if not port:
-        return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Conflict(
-                f"port {port} on {host} cannot be used", why=str(error.strerror), hint="choose another --port, or 0"
-            ) from error
+def _check_repository(directory: str, besides: str) -> None:
+    """Raise InvalidInput early where models of a repository cannot be served, `besides` a model of the service."""
+    found = troubles(directory, besides)
+    if found:
+        raise InvalidInput(
+            f"{len(found)} model{'s' if len(found) > 1 else ''} of {directory} cannot be served",
+            why="\n".join(f"{error} ({error.hint})" if error.hint else str(error) for error in found),
+            hint="correct their files, or set replica.exit_on_error: false in the serving file to serve the others",
+        )

@@ -165,3 +165,9 @@ def test_a_diverted_listener_gets_no_new_connection_and_loses_none() -> None:
                 caller.close()
         waiting.close()
     assert divert(old.pid, (port,)) == 0
+
+
+def test_an_address_that_is_not_this_machines_is_a_wrong_input_that_says_what_to_use() -> None:
+    with pytest.raises(InvalidInput, match="no network interface of this machine") as refused:
+        reserve("192.0.2.1", 0)  # RFC 5737: for documentation, nobody's
+    assert "0.0.0.0" in refused.value.hint

@@ -29,7 +29,7 @@ def reserve(address: str, port: int) -> socket.socket:
 
     The bind itself is exclusive, so two services never get the same port, whatever process starts them; only then
     the socket is opened for sharing. While it is held the port cannot be taken even if no replica runs.
-    Raises Conflict if the port is in use.
+    Raises Conflict if the port is in use or needs privileges, InvalidInput for an address that is not this machine's.
     """
     held = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -47,5 +47,11 @@ def reserve(address: str, port: int) -> socket.socket:
             ) from error
         if error.errno == errno.EACCES:
             raise Conflict(f"port {port} needs privileges", hint="choose a port above 1023") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InvalidInput(
+                f"cannot serve at {address}",
+                why="no network interface of this machine has that address",
+                hint="use 127.0.0.1 (this machine only), 0.0.0.0 (every interface), or one of `ip -brief address`",
+            ) from error
         raise BackendFailed(f"cannot bind {address}:{port}", why=os.strerror(error.errno or 0)) from error
     return held

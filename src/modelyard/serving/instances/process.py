@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.tensors import Tensor, Tensors
+from modelyard.serving.faults import without_paths
 from modelyard.serving.instances.frames import ChildSpec, Description
 from modelyard.serving.instances.life import Life
 from modelyard.serving.instances.memory import MemoryWatch
@@ -130,7 +131,7 @@ class ProcessInstance:
             if self._gone is not None:
                 raise Unavailable(
                     f"model '{self._name}' is not available",
-                    why=self._gone,
+                    why=without_paths(self._gone),
                     hint="see the replica's log; it is tried again later, or load the version again",
                 )
         raise BackendFailed(f"model '{self._name}' was being started again for too long")

@@ -10,6 +10,7 @@ from typing import Final
 
 from modelyard.domain.errors import BackendFailed, ModelyardError
 from modelyard.domain.services import ServedModel, VersionPolicy
+from modelyard.serving.faults import text_of, without_paths
 from modelyard.serving.models import policy as policies
 from modelyard.serving.models.loading import Loaded
 from modelyard.serving.models.states import Stage, Version
@@ -65,6 +66,7 @@ class Change:
             self._started(number)
         await asyncio.gather(*(self._prepare(number) for number in needed))
         for number, error in self.failed.items():
+            _log.error("%s:%d is not loaded: %s", self.name, number, text_of(error))
             self._versions.setdefault(number, Version(self.name, number)).failed(error)
 
     async def _needs(self, number: int) -> bool:
@@ -101,10 +103,13 @@ class Change:
         policies.check_interchangeable(self.name, self.wish.policy, after)
 
     def failure(self) -> ModelyardError:
-        """The error of a change in which a version failed, in Triton's words; of the first version's kind."""
+        """The error of a change in which a version failed, for clients in Triton's words; of the first version's kind.
+
+        Its cause is that version's own error.
+        """
         number, error = next(iter(sorted(self.failed.items())))
         told = f"failed to load '{self.name}', version {number} is at UNAVAILABLE state"
-        changed = type(error)(told, why=str(error), hint=error.hint)
+        changed = type(error)(told, why=without_paths(str(error)), hint=without_paths(error.hint))
         changed.__cause__ = error
         return changed
 

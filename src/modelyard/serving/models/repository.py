@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
 from modelyard.domain.services import ServedModel, VersionPolicy
-from modelyard.serving.faults import text_of
+from modelyard.serving.faults import for_clients, text_of
 from modelyard.serving.instances.steps import StepThreads
 from modelyard.serving.models import policy as policies
 from modelyard.serving.models import source
@@ -146,14 +146,17 @@ class Repository:
         error). Without `exit_on_error` only those that the spec lists count; others are logged and can be loaded later.
         """
         if self.directory is not None:
-            await self._rescan()
+            try:
+                await self._rescan()
+            except ModelyardError as unread:
+                raise _of_start_up(unread) from None
         self._check_policies({n: p for n, p in self._policies.items() if n not in self.models})
         models = list(self.models.values())
         results = await asyncio.gather(*(self._start_model(m) for m in models), return_exceptions=True)
         fatal: list[ModelyardError] = []
         for model, error in zip(models, results, strict=True):
             if isinstance(error, ModelyardError) and model.routing.serving:
-                _log.error("%s; the other versions are served", error)
+                _log.error("%s; the other versions are served", _of_start_up(error))
             elif isinstance(error, ModelyardError) and (self._exit_on_error or model.name in self._listed):
                 fatal.append(_of_start_up(error))
             elif isinstance(error, ModelyardError):
@@ -294,7 +297,8 @@ class Repository:
         if broken is None or broken.executor is None:
             return
         self._retire_version(broken)
-        broken.error, broken.reason = reason, str(reason)
+        broken.error = for_clients(reason)
+        broken.reason = str(broken.error)
         model.routing.refresh(model.routing.policy)
 
     def refuse_changes(self) -> None:
@@ -315,7 +319,11 @@ class Repository:
         if self.directory is None:
             return
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._loaders, source.scan, self.directory)
+        try:
+            found = await loop.run_in_executor(self._loaders, source.scan, self.directory)
+        except ModelyardError as error:
+            _log.error("%s", error)
+            raise for_clients(error) from error
         for name in {*found, *self.models}:
             spec, files = self._listed.get(name, Found()), found.get(name, Found())
             model = self._known(name)

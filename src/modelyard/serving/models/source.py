@@ -18,6 +18,7 @@ import msgspec
 
 from modelyard.domain.errors import InvalidInput, ModelyardError
 from modelyard.domain.services import ServedModel, VersionPolicy
+from modelyard.serving.models import policy as policies
 from modelyard.serving.models import strict
 
 _T = TypeVar("_T")
@@ -68,6 +69,35 @@ def scan(directory: str) -> dict[str, Found]:
         return {folder.name: _folder(root.resolve(), folder) for folder in folders}
     except OSError as error:
         raise InvalidInput(f"cannot read the model repository {directory}", why=str(error)) from error
+
+
+def troubles(directory: str, besides: str = "") -> list[ModelyardError]:
+    """Why models cannot be served, as far as their files tell: an error for each, `besides` one. Blocking.
+
+    A model of which one wanted version may load is none of them. Raises InvalidInput as `scan`.
+    """
+    found = (_trouble(name, model) for name, model in scan(directory).items() if name != besides)
+    return [error for error in found if error is not None]
+
+
+def _trouble(name: str, found: Found) -> ModelyardError | None:
+    policy = found.policy or policies.LATEST
+    try:
+        if found.policy_error is not None:
+            raise found.policy_error
+        policies.check(name, policy, found.numbers)
+    except ModelyardError as error:
+        return error
+    wanted = sorted(policies.wanted(policy, found.numbers))
+    errors = [found.invalid[n] if n in found.invalid else _absent(found.versions[n]) for n in wanted]
+    return errors[-1] if errors and None not in errors else None
+
+
+def _absent(served: ServedModel) -> ModelyardError | None:
+    artifact = served.artifact
+    file = Path(artifact.directory, artifact.entry)
+    which = f"model '{served.name}' version {served.version}"
+    return None if file.exists() else InvalidInput(f"{which} has no artifact", why=f"there is no file {file}")
 
 
 def _folder(root: Path, folder: Path) -> Found:

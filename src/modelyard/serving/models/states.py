@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from modelyard.domain.errors import ModelyardError
 from modelyard.domain.services import ServedModel
+from modelyard.serving.faults import for_clients, without_paths
 from modelyard.serving.scheduling.executor import Executor
 
 
@@ -46,7 +47,10 @@ UNLOADED = "unloaded"
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One version at one moment. `reason` says why it is not ready, or why its last reload failed; `error`: in full."""
+    """One version at one moment. `reason` says why it is not ready, or why its last reload failed; `error` too.
+
+    Both are for clients: the server's paths are only in its log.
+    """
 
     name: str
     version: int
@@ -86,12 +90,12 @@ class Version:
     def state(self) -> ModelState:
         """A snapshot."""
         if self.stage is Stage.AVAILABLE and (reason := self.unavailable()):
-            return ModelState(self.model, self.number, Readiness.UNAVAILABLE, reason, self.stage)
+            return ModelState(self.model, self.number, Readiness.UNAVAILABLE, without_paths(reason), self.stage)
         return ModelState(self.model, self.number, _READINESS[self.stage], self.reason, self.stage, self.error)
 
     def failed(self, error: ModelyardError) -> None:
         """Loading failed: a version that serves goes on with what it has."""
-        self.error = error
-        self.reason = str(error)
+        self.error = for_clients(error)
+        self.reason = str(self.error)
         if self.executor is None:
             self.stage = Stage.END

@@ -448,3 +448,29 @@ def test_a_model_that_the_spec_lists_must_be_served_in_any_case():
         await yard.close()
 
     scenario()
+
+
+def test_clients_are_told_why_without_the_servers_paths_which_the_log_has(tmp_path, caplog):
+    @driven
+    async def scenario():
+        yard = Yard(model(1), directory=tmp_path, exit_on_error=False)
+        yard.lost = tmp_path / "secret" / "model.bin"
+        await yard.repository.start()
+        write(tmp_path, scripted("lost", name="n"))
+        with pytest.raises(InvalidInput) as refused:
+            await yard.repository.load("n", None, None)
+        (state,) = yard.repository.states("n")
+        assert "there is no file .../model.bin" in state.reason
+        for told in (state.reason, str(state.error), str(refused.value), refused.value.hint):
+            assert str(tmp_path) not in told
+        with pytest.raises(Unavailable) as answer:
+            yard.repository.model("n").routing.target()
+        assert str(tmp_path) not in str(answer.value)
+        assert f"n:1 is not loaded: there is no file {yard.lost}" in caplog.text
+        tmp_path.rename(tmp_path.with_name("moved"))
+        with pytest.raises(InvalidInput) as unread:
+            await yard.repository.load("n", None, None)
+        assert str(tmp_path) not in str(unread.value)
+        await yard.close()
+
+    scenario()

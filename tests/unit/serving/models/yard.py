@@ -47,6 +47,7 @@ class Yard:
         self.freed: list[tuple[str, int]] = []
         self.loads: list[tuple[str, int]] = []
         self.gates: dict[int, threading.Event] = {}
+        self.lost = None
         self.pool = AsidePool(1)
         self.repository = Repository(
             models,
@@ -65,6 +66,8 @@ class Yard:
             assert gate.wait(10)
         if served.artifact.options["behaviour"] == "refuse":
             raise InvalidInput("the file is no model")
+        if served.artifact.options["behaviour"] == "lost":
+            raise InvalidInput(f"there is no file {self.lost}", hint=f"look in {self.lost.parent}")
         if served.artifact.options["behaviour"] == "crash":
             raise ZeroDivisionError("oh")
         if served.artifact.options["behaviour"] == "exit":
