@@ -233,7 +233,14 @@ def test_loading_with_a_configuration_changes_what_is_allowed(server, rest, rpc)
     ("config", "text"),
     [
         ({"backend": "python"}, "'backend' cannot be changed"),
-        ({"max_batch_size": -1}, "'max_batch_size' of 'config'"),
+        ({"max_batch_size": -1}, "'max_batch_size' is -1, and must be a whole number from 0 on"),
+        ({"instance_group": [{"count": -1}]}, "'count' is -1, and must be a whole number from 1 on"),
+        ({"instance_group": [{"count": 10**9}]}, "it needs instances from 1 to 1024"),
+        (
+            {"dynamic_batching": {"default_queue_policy": {"max_queue_size": "x"}}},
+            "'max_queue_size' is \"x\", and must",
+        ),
+        ({"dynamic_batching": {"priority_levels": 10**9}}, "priorities from 1 to 1000"),
         ({"instance_group": [{"count": 1, "kind": "KIND_GPU"}]}, "'instance_group' of 'config'"),
         ({"dynamic_batching": {"preserve_ordering": True}}, "'dynamic_batching' of 'config'"),
         ({"parameters": {"precision": {"string_value": "fp16"}}}, "'parameters' of 'config'"),

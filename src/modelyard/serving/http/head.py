@@ -26,7 +26,8 @@ _KEPT: Final = 1024
 _KEPT_HEAD_BYTES: Final = 2048
 _REQUEST_LINE: Final = re.compile(rb"[A-Z]{1,20} [\x21-\x7e]+ HTTP/(\d\.\d)\r\n")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
-_MAX_TIMEOUT_DIGITS: Final = 12
+_MAX_DIGITS: Final = 12
+"""Of a number in a header: 30 years in milliseconds, a terabyte."""
 
 
 @dataclass(slots=True)
@@ -181,7 +182,7 @@ class _Headers:
         if not lengths:
             return 0
         if not lengths[0].isdigit() or len(lengths[0]) > 18:
-            raise _malformed("Content-Length is no number")
+            raise _malformed("Content-Length is no number of at most 18 digits")
         return int(lengths[0])
 
     def wishes(self, head: Head) -> None:
@@ -201,8 +202,8 @@ class _Headers:
             if not values:
                 continue
             text = values[0]
-            if len(values) > 1 or not text.isdigit() or len(text) > _MAX_TIMEOUT_DIGITS:
-                head.problem = (400, f"{spelled} must be a non-negative integer")
+            if len(values) > 1 or not text.isdigit() or len(text) > _MAX_DIGITS:
+                head.problem = (400, f"{spelled} must be a non-negative integer of at most {_MAX_DIGITS} digits")
             elif name == b"inference-header-content-length":
                 head.header_length = int(text)
             elif name == b"x-request-priority":

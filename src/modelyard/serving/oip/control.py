@@ -103,6 +103,8 @@ def _read(plane: DataPlane, name: str, text: object) -> Load:
             )
         try:
             reader(wish, changed)
+        except _WrongNumber as error:
+            raise InvalidInput(f"failed to load '{name}', '{key}' of 'config' is wrong", why=str(error)) from None
         except (KeyError, TypeError, ValueError, AttributeError):
             raise InvalidInput(
                 f"failed to load '{name}', '{key}' of 'config' asks for what cannot be changed",
@@ -144,17 +146,17 @@ def _group(wish: Load, key: str) -> dict[str, Any]:
 
 
 def _max_batch_size(wish: Load, value: Any) -> None:
-    _group(wish, "batching")["max_size"] = max(_whole(value), 1)
+    _group(wish, "batching")["max_size"] = max(_whole("max_batch_size", value), 1)
 
 
 def _dynamic_batching(wish: Load, value: Any) -> None:
     for key, given in value.items():
         if key == "max_queue_delay_microseconds":
-            _group(wish, "batching")["max_delay_us"] = _whole(given)
+            _group(wish, "batching")["max_delay_us"] = _whole(key, given)
         elif key == "priority_levels":
-            _group(wish, "queue")["priorities"] = max(_whole(given), 1)
+            _group(wish, "queue")["priorities"] = max(_whole(key, given), 1)
         elif key == "default_priority_level":
-            _group(wish, "queue")["default_priority"] = _whole(given) or None
+            _group(wish, "queue")["default_priority"] = _whole(key, given) or None
         elif key == "default_queue_policy":
             _queue_policy(wish, given)
         else:
@@ -165,17 +167,17 @@ def _queue_policy(wish: Load, value: Any) -> None:
     queue = _group(wish, "queue")
     for key, given in value.items():
         if key == "max_queue_size":
-            queue["max_requests"] = _whole(given)
+            queue["max_requests"] = _whole(key, given, least=1)
         elif key == "default_timeout_microseconds":
-            queue["max_wait_s"] = _whole(given) * 1e-6
+            queue["max_wait_s"] = _whole(key, given, least=1) * 1e-6
         else:
             raise ValueError(key)
 
 
 def _instance_group(wish: Load, value: Any) -> None:
     (group,) = value
-    wish.override["instances"] = _whole(group.pop("count"))
-    if group:
+    wish.override["instances"] = _whole("count", group["count"], least=1)
+    if len(group) > 1:
         raise ValueError
 
 
@@ -187,7 +189,7 @@ def _response_cache(wish: Load, value: Any) -> None:
 
 def _version_policy(wish: Load, value: Any) -> None:
     (only,) = value
-    wish.versions = tuple(_whole(v) for v in value[only]["versions"])
+    wish.versions = tuple(_whole("versions", v, least=1) for v in value[only]["versions"])
     if only != "specific":
         raise ValueError
 
@@ -209,9 +211,14 @@ def _parameters(wish: Load, value: Any) -> None:
             raise ValueError(key)
 
 
-def _whole(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError
+class _WrongNumber(Exception):
+    """A number of a ModelConfig that cannot be; says which and what it may be."""
+
+
+def _whole(key: str, value: object, *, least: int = 0) -> int:
+    if type(value) is not int or value < least:
+        given = msgspec.json.encode(value).decode()[:40]
+        raise _WrongNumber(f"'{key}' is {given}, and must be a whole number from {least} on")
     return value
 
 

@@ -347,8 +347,10 @@ def _timeout(parameters: Parameters) -> float | None:
     if timeout is None:
         return None
     try:
+        if timeout.__class__ is bool:
+            raise ValueError
         seconds = int(timeout) * 1e-6
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidInput("parameter 'timeout' must be whole microseconds") from None
     return seconds if seconds > 0 else None
 

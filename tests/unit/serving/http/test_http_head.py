@@ -172,3 +172,11 @@ def test_known_heads_are_bounded():
     assert len(heads.known) <= 1024
     heads.get(START + b"X: " + b"y" * 4000 + b"\r\n\r\n")
     assert all(len(raw) <= 2048 for raw in heads.known)
+
+
+@pytest.mark.parametrize("name", ["X-Request-Timeout-Ms", "X-Request-Priority", "Inference-Header-Content-Length"])
+def test_a_number_with_too_many_digits_is_told_how_many_it_may_have(name):
+    found, _ = head(f"{name}: {'9' * 12}".encode())
+    assert found.problem is None
+    found, _ = head(f"{name}: {'9' * 26}".encode())
+    assert found.problem == (400, f"{name} must be a non-negative integer of at most 12 digits")

@@ -315,3 +315,18 @@ def test_null_where_a_client_leaves_something_out():
     plan, (tensor,) = rest.decode(MODELS[0], NO_HEADER, json.dumps(body).encode())
     assert plan.id == ""
     assert tensor.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("timeout", ["soon", "9" * 400, "9" * 5000, True, False])
+def test_a_timeout_that_is_no_time_is_the_clients_mistake(timeout):
+    interface = face(Datatype.FP32, (2, 3))
+    head = InferHead([InputHead("x", "FP32", [2, 3])], parameters={"timeout": timeout})
+    with pytest.raises(InvalidInput, match="'timeout' must be whole microseconds"):
+        make_plan(interface, head)
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(0, None), (5000, 0.005), ("5000", 0.005), (10**26, 1e20)])
+def test_a_timeout_may_be_long_or_none(timeout, seconds):
+    interface = face(Datatype.FP32, (2, 3))
+    head = InferHead([InputHead("x", "FP32", [2, 3])], parameters={"timeout": timeout})
+    assert make_plan(interface, head).timeout_s == (seconds if seconds is None else pytest.approx(seconds))
