@@ -27,7 +27,8 @@ from modelyard.profile.samples import Samples
 from modelyard.profile.statistics import REQUESTS_FOR_P99, REQUESTS_FOR_P999
 from modelyard.profile.verdicts import Rules
 from modelyard.runtimes.tabular import FEATURES, LABEL, PROBABILITIES, SCORES, VALUE
-from modelyard.serving.observe.metrics import METRICS, STAGES
+from modelyard.serving.observe.metrics import METRICS
+from modelyard.serving.observe.stages import STAGES
 from modelyard.workflow.publishing import EFFORTS
 from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest
 

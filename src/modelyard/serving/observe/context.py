@@ -10,6 +10,7 @@ from typing import Final
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _MAX_STATE: Final = 512
 """Longest `tracestate` that is kept: what the specification asks every vendor to pass on."""
+_ZEROS: Final = "0" * 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,25 @@ def parse(value: bytes, state: bytes = b"") -> TraceContext | None:
     return TraceContext(trace.decode(), parent.decode(), sampled, kept, new_span_id())
 
 
-def new_trace_id() -> str:
-    """A random trace id."""
-    return secrets.token_hex(16)
-
-
 def new_span_id() -> str:
     """A random span id; never all zeros."""
     while not (number := secrets.randbits(64)):
         pass
     return f"{number:016x}"
+
+
+def new_span_ids(count: int) -> bytes:
+    """So many random span ids behind one another, as hexadecimal digits; none is all zeros."""
+    found = secrets.token_hex(8 * count).encode("ascii")
+    while _ZEROS.encode() in found and any(not found[at : at + 16].strip(b"0") for at in range(0, len(found), 16)):
+        found = secrets.token_hex(8 * count).encode("ascii")
+    return found
+
+
+def new_places(count: int) -> list[tuple[str, str, str, str]]:
+    """So many new traces, as `spans.Place`: random ids of the trace and its first span; no caller, no state."""
+    while True:
+        text = secrets.token_hex(24 * count)
+        found = [(text[at : at + 32], text[at + 32 : at + 48], "", "") for at in range(0, len(text), 48)]
+        if _ZEROS not in text or all(place[0].strip("0") and place[1].strip("0") for place in found):
+            return found

@@ -19,6 +19,7 @@ from modelyard.serving.oip.plan import Interface
 BATCHES_KEPT: Final = 256
 SLOWEST_KEPT: Final = 16
 SLOWEST_WINDOW_S: Final = 60.0
+STAGES: Final = ("receive", "parse", "pre", "queue", "batch_wait", "infer", "post", "encode", "send")
 _RECEIVED: Final = 0
 _SENT: Final = 6
 """Where these stand in a member's tuple."""
@@ -192,6 +193,14 @@ def stages(execution: Execution, member: Member, now: float) -> Stages:
         send_us=_us(member.sent - member.encoded),
         error=execution.error,
     )
+
+
+def bounds(entry: Any, member: Any) -> tuple[float, ...]:
+    """When each of a request's STAGES began, and the last one ended; of an entry of the ring as it is."""
+    _, _, free, start, end, _, _ = entry
+    received, complete, enqueued, pre_s, post_s, encoded, sent, _, _ = member
+    queued = min(max(free, enqueued), start)
+    return received, complete, enqueued - pre_s, enqueued, queued, start, end, end + post_s, encoded, sent
 
 
 def waits(execution: Execution, member: Member) -> tuple[float, float]:

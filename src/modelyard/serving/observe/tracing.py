@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import sleep
 from typing import Any, Final
 
-from modelyard.domain.errors import InvalidInput, ModelyardError
+from modelyard.domain.errors import InvalidInput
 from modelyard.domain.services import Tracing
-from modelyard.serving.observe.context import TraceContext, new_span_id, new_trace_id
-from modelyard.serving.observe.spans import FileWriter, Sample, SpanWriter, open_telemetry
-from modelyard.serving.observe.stages import whole
+from modelyard.serving.observe.context import TraceContext, new_places
+from modelyard.serving.observe.spans import Sample, SpanWriter
+from modelyard.serving.observe.writers import writers_of
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ QUEUED: Final = 10_000
 GATHER_S: Final = 0.05
 """The exporting thread writes what has come in so long at once: waking it for every sample cost the event loop a change
 of threads each time, at 920 samples per second an eighth of its throughput (bench/tracing_cost.py)."""
+AT_ONCE: Final = 256
+"""Requests written at once: enough for `lines` to pay, few enough that the event loop never waits long for the lock."""
+_TRACE: Final = 8
+"""Where a member's tuple (`stages.Member`) has its trace."""
 _FIXED: Final = ("trace_file", "trace_mode")
 _NAMES: Final = ("trace_level", "trace_rate", "trace_count", "log_frequency", *_FIXED)
 
@@ -61,7 +65,7 @@ class Tracer:
         self.exported = 0
         self.failed = 0
         """Samples that an exporter could not write."""
-        self._queue: deque[Sample] = deque()
+        self._queue: deque[tuple[Any, list[Any]]] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -77,33 +81,29 @@ class Tracer:
         """Queue the sampled requests of a batch: those whose caller samples them, and one in `rate` of the others."""
         name, members = entry[0].name, entry[5]
         settings = self._models.get(name, self._global)
-        picked: list[tuple[int, TraceContext]] = []
+        picked = [m for m in members if m[_TRACE] is not None and m[_TRACE].sampled]
         if settings.on and settings.count != 0:
             first = self._until.get(name, settings.rate - 1)
             if first < len(members):
-                picked = self._pick(settings, members, first)
+                picked += self._pick(settings, members, first)
                 first += -(-(len(members) - first) // settings.rate) * settings.rate
             self._until[name] = first - len(members)
-        for i, member in enumerate(members):
-            if member[8] is not None and member[8].sampled:
-                picked.append((i, member[8]))
         if picked:
-            execution = whole(entry)
-            self._put(Sample(execution, [(execution.members[i], trace) for i, trace in picked]))
+            self._put(entry, picked)
 
-    def _pick(self, settings: Settings, members: list[Any], first: int) -> list[tuple[int, TraceContext]]:
+    def _pick(self, settings: Settings, members: list[Any], first: int) -> list[Any]:
         """Every `rate`th member from `first` on; one that comes with a trace follows its caller's decision instead."""
-        chosen = [i for i in range(first, len(members), settings.rate) if members[i][8] is None]
+        chosen = [m for m in members[first :: settings.rate] if m[_TRACE] is None]
         if settings.count > 0:
             chosen = chosen[: settings.count]
             settings.count -= len(chosen)
-        return [(i, TraceContext(new_trace_id(), "", sampled=True, span_id=new_span_id())) for i in chosen]
+        return chosen
 
-    def _put(self, sample: Sample) -> None:
+    def _put(self, entry: Any, picked: list[Any]) -> None:
         if len(self._queue) >= QUEUED:
-            self.dropped += len(sample.picked)
+            self.dropped += len(picked)
             return
-        self._queue.append(sample)
+        self._queue.append((entry, picked))
         if self._thread is None:
             self._thread = threading.Thread(target=self._export, name="traces", daemon=True)
             self._thread.start()
@@ -117,14 +117,20 @@ class Tracer:
             if not self._closing:
                 sleep(GATHER_S)
             self._wake.clear()
-            samples: list[Sample] = []
+            gathered: list[tuple[Any, list[Any]]] = []
+            requests = 0
             while self._queue:
-                samples.append(self._queue.popleft())
-            if samples:
-                self._write(samples)
+                gathered.append(self._queue.popleft())
+                requests += len(gathered[-1][1])
+                if requests >= AT_ONCE:
+                    self._write(gathered, requests)
+                    gathered, requests = [], 0
+            if gathered:
+                self._write(gathered, requests)
 
-    def _write(self, samples: list[Sample]) -> None:
-        requests = sum(len(sample.picked) for sample in samples)
+    def _write(self, gathered: list[tuple[Any, list[Any]]], requests: int) -> None:
+        new = iter(new_places(requests))
+        samples = [Sample(entry, picked, [_place(m[_TRACE], new) for m in picked]) for entry, picked in gathered]
         for writer in self._writers:
             try:
                 writer.write(samples)
@@ -197,6 +203,13 @@ class Tracer:
         return self.settings(model)
 
 
+def _place(trace: TraceContext | None, new: Iterator[tuple[str, str, str, str]]) -> tuple[str, str, str, str]:
+    """As `spans.Place`."""
+    if trace is None:
+        return next(new)
+    return trace.trace_id, trace.span_id, trace.parent_id, trace.state
+
+
 def _start(tracing: Tracing) -> Settings:
     """The settings that a spec asks for."""
     rate = tracing.rate
@@ -240,18 +253,3 @@ def _whole(name: str, value: object, least: int) -> int:
     if number < least:
         raise InvalidInput(f"{name} must be a whole number >= {least}", why=f"got {value!r}")
     return number
-
-
-def writers_of(tracing: Tracing) -> list[SpanWriter]:
-    """The exporters that a spec asks for. Raises Unsupported, InvalidInput."""
-    writers: list[SpanWriter] = []
-    try:
-        if tracing.file:
-            writers.append(FileWriter(tracing.file))
-        if tracing.otlp_endpoint:
-            writers.append(open_telemetry(tracing.otlp_endpoint))
-    except ModelyardError:
-        for writer in writers:
-            writer.close()
-        raise
-    return writers

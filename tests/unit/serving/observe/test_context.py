@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.serving.observe.context import new_span_id, new_trace_id, parse
+from modelyard.serving.observe.context import new_places, new_span_id, new_span_ids, parse
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -73,7 +73,17 @@ def test_no_bytes_are_an_error(value, state):
 
 
 def test_new_ids_are_well_formed_and_differ():
-    traces, spans = {new_trace_id() for _ in range(100)}, {new_span_id() for _ in range(100)}
-    assert len(traces) == len(spans) == 100
+    places = new_places(100)
+    traces, spans = {p[0] for p in places}, {p[1] for p in places}
+    many = new_span_ids(100).decode()
+    spans |= {new_span_id() for _ in range(100)} | {many[at : at + 16] for at in range(0, len(many), 16)}
+    assert (len(traces), len(spans)) == (100, 300)
     assert {len(t) for t in traces} == {32}
     assert {len(s) for s in spans} == {16}
+
+
+def test_an_id_of_zeros_is_made_anew(monkeypatch):
+    given = iter(["ab" * 8 + "0" * 16, "cd" * 16, "ab" * 16 + "0" * 16, "0" * 32 + "ab" * 8, "ef" * 24])
+    monkeypatch.setattr("secrets.token_hex", lambda size: next(given))
+    assert new_span_ids(2) == b"cd" * 16
+    assert new_places(1) == [("ef" * 16, "ef" * 8, "", "")]

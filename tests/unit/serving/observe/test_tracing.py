@@ -13,9 +13,9 @@ import pytest
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.services import Tracing
 from modelyard.serving.observe.context import TraceContext, parse
-from modelyard.serving.observe.spans import FileWriter, OpenTelemetryWriter
-from modelyard.serving.observe.stages import SLOWEST_KEPT, Recorder
+from modelyard.serving.observe.stages import SLOWEST_KEPT, Member, Recorder
 from modelyard.serving.observe.tracing import Tracer
+from modelyard.serving.observe.writers import FileWriter, OpenTelemetryWriter
 from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
 from modelyard.serving.scheduling.work import Work, member
 from tests.serving_harness import VECTOR
@@ -47,7 +47,7 @@ class Kept:
 
     @property
     def members(self):
-        return [member for sample in self.samples for member, _ in sample.picked]
+        return [Member(*member) for sample in self.samples for member in sample.members]
 
 
 def run(recorder: Recorder, *batch: Work, start: float = 10.0, error: str = "") -> None:
