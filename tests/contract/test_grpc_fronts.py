@@ -128,7 +128,7 @@ class Running:
 
     def __init__(self, front, tls=None):
         self.service = Service()
-        self.plane = SimpleNamespace(bad_requests=0)
+        self.plane = SimpleNamespace(bad_requests=0, refused_requests=0)
         self.pool = ThreadPoolExecutor(1)
         spec = ReplicaSpec("t", (), grpc_front=GrpcFront(front), max_body_bytes=LIMIT, tls=tls)
         self._stop = None

@@ -88,6 +88,10 @@ def test_a_model_that_dies_is_replaced_and_its_batch_mates_and_neighbours_are_an
             assert [output(m.result())[0] for m in mates] == [2 * i for i in range(7)]
         assert child_of(server).pid != before
         assert server.process.poll() is None
+        restarts = 'modelyard_instance_restarts_total{model="%s",version="1",how="restarted"} %d\n'
+        metrics = server.get("/metrics").body.decode()
+        assert restarts % ("m", 1) in metrics
+        assert restarts % ("near", 0) in metrics
 
 
 @pytest.mark.parametrize("how", ["loop", "stopped"])

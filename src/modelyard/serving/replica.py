@@ -150,6 +150,7 @@ class Replica:
         )
         executor.cost = loaded.cost
         executor.recorder = self.plane.recorder
+        executor.watch.restarts = loaded.restarts
         return executor
 
     def _reread(self) -> None:

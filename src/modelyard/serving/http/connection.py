@@ -341,8 +341,8 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def _refuse(self, error: ModelyardError) -> None:
-        """Answer something that cannot be framed, then close."""
-        self.front.plane.bad_requests += 1
+        """Answer something that cannot be framed, or held, then close."""
+        self.front.plane.bad_requests += isinstance(error, InvalidInput)
         self._refuse_with(error_response(error))
 
     def _refuse_with(self, reply: Reply) -> None:

@@ -23,6 +23,7 @@ class Plane(Protocol):
     draining: bool
     connections: int
     bad_requests: int
+    refused_requests: int
 
 
 class Unsent:
@@ -98,6 +99,7 @@ class HttpFront:
     def hold(self, size: int) -> None:
         """Account for bytes of large bodies (negative: let go). Raises Unavailable where there are too many."""
         if size > 0 and self.held_bytes + size > self.limits.max_held_bytes:
+            self.plane.refused_requests += 1
             raise Unavailable(
                 "too many large request bodies at the same time",
                 hint="send fewer requests at once, or retry later",

@@ -35,6 +35,13 @@ class SharedBudget:
         self._lock = threading.Lock()
         self.reason = ""
         """Why the model is not available, while the budget is spent."""
+        self.restarts = 0
+        """Processes that run again."""
+
+    def restarted(self) -> None:
+        """A process runs again."""
+        with self._lock:
+            self.restarts += 1
 
     def take(self, why: str) -> tuple[bool, float]:
         """Whether a restart is allowed, and seconds to wait for it, or until asking again is of use."""
@@ -168,6 +175,7 @@ class ProcessInstance:
         if not first.done():
             first.set_result(found)
         else:
+            self._budget.restarted()
             _log.info("model %s runs again, as process %d", self._name, life.pid)
         if self._closed:  # while it started
             life.kill("the model was unloaded")

@@ -66,6 +66,11 @@ class ModelInstances:
         """Why no request can be answered now: its processes ended too often. Empty where they can."""
         return self._budget.reason
 
+    @property
+    def restarts(self) -> int:
+        """How often one of its processes was started again."""
+        return self._budget.restarts
+
     def make(self) -> Loadable:
         """Load one more copy of the model. Raises ModelyardError as `Runtime.load` does."""
         return self._child() if self.isolation is Isolation.PROCESS else self._inside()

@@ -38,6 +38,8 @@ class DataPlane:
         self.connections = 0
         self.bad_requests = 0
         """Requests refused before they reached a model: malformed, unknown model, wrong tensors."""
+        self.refused_requests = 0
+        """Requests refused before they reached a model because large bodies took too much memory."""
         self.repository = repository
         self._plain: dict[str, Target] = {}
         self._started = perf_counter()

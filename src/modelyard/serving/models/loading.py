@@ -36,6 +36,7 @@ class Loaded:
     """A model ready to serve, what the protocol shows of it, and its latency as warm-up saw it.
 
     `unavailable` says why it answers nothing at the moment, although it was loaded; empty where it does.
+    `restarts`: how often a process of it was started again.
     """
 
     served: ServedModel
@@ -44,6 +45,7 @@ class Loaded:
     cost: LatencyModel
     load_s: float
     unavailable: Callable[[], str] = str
+    restarts: Callable[[], int] = int
 
 
 def load(served: ServedModel, instances: Instances) -> Loaded:
@@ -75,7 +77,9 @@ def load(served: ServedModel, instances: Instances) -> Loaded:
     model = Runnable(inner, made[0].run, close, pre, post, tuple(made), renew)
     _check_classes(served, outer)
     interface = Interface(served.name, served.version, outer, served.classes or _classes_of(served.artifact))
-    return Loaded(served, interface, model, cost, perf_counter() - started, lambda: copies.unavailable)
+    return Loaded(
+        served, interface, model, cost, perf_counter() - started, lambda: copies.unavailable, lambda: copies.restarts
+    )
 
 
 def _check_classes(served: ServedModel, outer: Signature) -> None:

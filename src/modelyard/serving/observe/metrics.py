@@ -22,6 +22,7 @@ METRICS: Final = {
     "modelyard_ready": ("gauge", "1 while the replica wants traffic"),
     "modelyard_connections": ("gauge", "Open HTTP connections"),
     "modelyard_bad_requests_total": ("counter", "Requests refused before they reached a model"),
+    "modelyard_refused_requests_total": ("counter", "Requests refused before they reached a model, for want of memory"),
     "modelyard_requests_total": ("counter", "Requests by outcome: ok, failed, refused-<reason>"),
     "modelyard_request_duration_seconds": ("histogram", "Receipt to answer of successful requests"),
     "modelyard_stage_seconds_total": ("counter", "Time requests spent per stage, summed over requests"),
@@ -34,6 +35,7 @@ METRICS: Final = {
     "modelyard_cache_requests_total": ("counter", "Requests looked up in the cache of responses, by result"),
     "modelyard_coalesced_requests_total": ("counter", "Requests that shared the execution of an identical one"),
     "modelyard_instances": ("gauge", "Copies of the model in service"),
+    "modelyard_instance_restarts_total": ("counter", "Instances started again, or replaced, while the model serves"),
     "modelyard_hung_executions_total": ("counter", "Executions given up because they hung"),
     "modelyard_abandoned_threads": ("gauge", "Threads that hang in a model and cannot be ended"),
     "modelyard_shadow_requests_total": ("counter", "Copies of requests for a shadow version, by what became of them"),
@@ -116,6 +118,7 @@ def _samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
     yield "modelyard_ready", "", int(plane.ready)
     yield "modelyard_connections", "", plane.connections
     yield "modelyard_bad_requests_total", "", plane.bad_requests
+    yield "modelyard_refused_requests_total", "", plane.refused_requests
     for executor in plane.executors:
         yield from _model(plane, executor)
     for state in plane.index():
@@ -166,6 +169,8 @@ def _execution(executor: Executor, own: str) -> Iterator[tuple[str, str, float]]
         yield "modelyard_cache_requests_total", f'{{{own},result="miss"}}', responses.misses
         yield "modelyard_coalesced_requests_total", f"{{{own}}}", responses.coalesced
     yield "modelyard_instances", f"{{{own}}}", len(watch.slots)
+    yield "modelyard_instance_restarts_total", f'{{{own},how="restarted"}}', watch.restarts()
+    yield "modelyard_instance_restarts_total", f'{{{own},how="replaced"}}', watch.replaced
     yield "modelyard_hung_executions_total", f"{{{own}}}", watch.hung
     yield "modelyard_abandoned_threads", f"{{{own}}}", len(watch.abandoned)
 

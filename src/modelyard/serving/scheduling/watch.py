@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -68,6 +69,10 @@ class Watch:
         """Slots whose thread hangs and will not be waited for."""
         self.hung = 0
         """Executions given up so far."""
+        self.replaced = 0
+        """Instances that took the place of abandoned ones."""
+        self.restarts: Callable[[], int] = int
+        """How often an instance's process was started again, if it has one."""
         self._returning: list[Slot] = []
         self._renewals: set[Renewal] = set()
         self._without_since: float | None = None
@@ -212,6 +217,7 @@ class Watch:
             instance.close()
             return
         self._add(instance)
+        self.replaced += 1
         _log.info("model %s: a new instance is in service", self._name)
         self._executor.turn()
 

@@ -162,6 +162,7 @@ def test_large_bodies_are_bounded_together_and_freed_with_their_answers():
             connection.data_received(part)
         assert [t.statuses for _, t in clients] == [[], [], [429]]
         assert "retry-after" in clients[2][1].answers[0][1]
+        assert (bench.plane.refused_requests, bench.plane.bad_requests) == (1, 0)
         for connection, _ in clients[:2]:
             connection.data_received(b"1" * 100)
         assert bench.front.held_bytes > 1000
@@ -187,6 +188,7 @@ def test_what_a_compressed_body_unfolds_to_counts_too():
         (answer,) = transport.answers
         assert answer[0] == 429
         assert "large request bodies" in json.loads(answer[2])["error"]
+        assert (bench.plane.refused_requests, bench.plane.bad_requests) == (1, 0)
         assert bench.front.held_bytes == 0
         connection.data_received(post(b"usable"))
         assert transport.answers[1][2] == b"usable"

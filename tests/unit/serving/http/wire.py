@@ -25,6 +25,7 @@ class Plane:
     draining: bool = False
     connections: int = 0
     bad_requests: int = 0
+    refused_requests: int = 0
 
 
 class Transport:

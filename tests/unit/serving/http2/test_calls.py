@@ -522,6 +522,7 @@ def test_requests_being_received_are_bounded_over_all_connections(monkeypatch):
         assert client.status(3) == Status.RESOURCE_EXHAUSTED
         client.send(frames.rst_stream(1, Code.CANCEL))
         assert client.front.partial == 50_000
+        assert (client.plane.refused_requests, client.plane.bad_requests) == (1, 0)
 
     on(run)
 

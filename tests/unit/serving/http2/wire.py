@@ -130,7 +130,7 @@ class Client:
     """One connection to a front, driven by hand. Use inside a running event loop."""
 
     def __init__(self, *, settings: dict[int, int] | None = None, start: bool = True) -> None:
-        self.plane = SimpleNamespace(bad_requests=0)
+        self.plane = SimpleNamespace(bad_requests=0, refused_requests=0)
         self.executor = Executor()
         self.calls: list[Any] = []
 

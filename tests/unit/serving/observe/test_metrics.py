@@ -27,7 +27,7 @@ def plane(monkeypatch):
     ledger.failed = 2
     ledger.refused[Refusal.QUEUE_FULL] = 5
     ledger.count_durations([0.00005, 0.003, 20.0])
-    watch = SimpleNamespace(slots=[1, 2], hung=3, abandoned=[1])
+    watch = SimpleNamespace(slots=[1, 2], hung=3, abandoned=[1], replaced=4, restarts=lambda: 5)
     executor = SimpleNamespace(
         interface=Interface(ODD, 7, VECTOR),
         ledger=ledger,
@@ -38,6 +38,7 @@ def plane(monkeypatch):
     )
     repository = SimpleNamespace(models={}, executors=[executor])
     made = DataPlane("test", "0", repository)
+    made.refused_requests = 6
     state = ModelState(ODD, 7, Readiness.READY, "", Stage.AVAILABLE)
     shadow = ShadowStatistics(ODD, 8, offered=20, dropped=5, failed=1, compared=14, rows=14, rows_agreeing=13)
     monkeypatch.setattr(DataPlane, "index", lambda self: [state])
@@ -68,6 +69,9 @@ def test_every_metric_is_valid_and_labels_survive(plane):
     assert value(found["modelyard_coalesced_requests"]) == 10
     assert value(found["modelyard_instances"]) == 2
     assert value(found["modelyard_hung_executions"]) == 3
+    assert value(found["modelyard_instance_restarts"], how="replaced", model=ODD) == 4
+    assert value(found["modelyard_instance_restarts"], how="restarted", model=ODD) == 5
+    assert value(found["modelyard_refused_requests"]) == 6
     assert value(found["modelyard_abandoned_threads"]) == 1
     assert value(found["modelyard_shadow_requests"], outcome="compared", version="8") == 14
     assert value(found["modelyard_shadow_rows"], agrees="no") == 1

@@ -72,7 +72,7 @@ def test_a_hung_instance_that_cannot_be_interrupted_is_replaced_and_its_thread_a
         assert out.tolist() == [[5.0] * 4]
         assert second.runs == [1]
         watched = bench.executor.watch
-        assert (watched.hung, len(watched.abandoned), len(watched.slots)) == (1, 1, 1)
+        assert (watched.hung, watched.replaced, len(watched.abandoned), len(watched.slots)) == (1, 1, 1, 1)
         assert bench.executor.idle
         assert first.closed == 0
         first.gate.set()

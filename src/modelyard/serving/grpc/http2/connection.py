@@ -170,7 +170,7 @@ class Connection(Framing):
         elif len(buffer) > size + PREFIX_BYTES:
             self.refuse(stream, Status.INTERNAL, "a unary request must be exactly one message")
         elif self._holds_too_much():
-            self.fail(stream, _too_much())
+            self.fail(stream, self._too_much())
         else:
             return True
         return False
@@ -182,8 +182,12 @@ class Connection(Framing):
         except InvalidInput as error:
             inbox.end(error)
         self._count_partial(inbox.held - before)
-        if self._holds_too_much():
-            inbox.end(_too_much())
+        if self._holds_too_much() and not inbox.ended:
+            inbox.end(self._too_much())
+
+    def _too_much(self) -> Unavailable:
+        self.front.plane.refused_requests += 1
+        return Unavailable("the requests that are being received take too much memory", retry_after_s=1.0)
 
     def _holds_too_much(self) -> bool:
         own = 2 * self.front.max_body_bytes + PREFIX_BYTES
@@ -456,7 +460,3 @@ class Connection(Framing):
                 transport.write(frames.ping(_KEEPALIVE_PING, ack=False))
             elif now - self._pinged > limits.KEEPALIVE_ANSWER_S:
                 transport.abort()
-
-
-def _too_much() -> Unavailable:
-    return Unavailable("the requests that are being received take too much memory", retry_after_s=1.0)

@@ -71,6 +71,11 @@ class Inbox:
         """Bytes that are here, whole messages or not."""
         return self.queued + len(self._buffer)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._ended
+
     def feed(self, data: bytes) -> None:
         """Take bytes of the stream. Raises TooLarge, InvalidInput."""
         if self._ended:
