@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
                 pending.append(place)
                 self.front.handling.take(self, place, body, received, whole)
             else:
-                executor, codec = inference.target.pick(), inference.codec
+                executor, codec = inference.target.only or inference.target.pick(), inference.codec
                 plan, tensors = codec.decode(executor.interface, head, body)
                 work = place = HttpWork(plan, tensors, received, whole, self, head, own, codec)
                 pending.append(work)

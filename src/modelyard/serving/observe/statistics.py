@@ -7,7 +7,8 @@ by the difference of `requests` is the mean of the requests in between.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Final
+from time import time
+from typing import Any, Final
 
 import msgspec
 
@@ -92,6 +93,50 @@ class Ledger:
         if found is None:
             found = self.by_rows[rows] = BatchStatistics(rows)
         return found
+
+    def count(
+        self,
+        seen: BatchStatistics,
+        members: list[Any],
+        free: float,
+        start: float,
+        end: float,
+        encoding: float = 0.0,
+    ) -> None:
+        """Count answered requests of an executed batch: `members` as `scheduling.work.member` makes them.
+
+        Their answers took `encoding` seconds to render and send; a member that is sent later (0) is not timed yet.
+        """
+        queued = waited = receiving = parsing = before = after = sending = lasting = 0.0
+        counts = self.duration_counts
+        for received, whole, enqueued, pre, post, rendered, sent, _, _ in members:
+            if enqueued < free:
+                queued += free - enqueued
+                waited += start - free
+            else:
+                waited += start - enqueued
+            receiving += whole - received
+            parsing += enqueued - whole - pre
+            before += pre
+            after += post
+            if sent:
+                sending += sent - rendered
+                duration = sent - received
+                lasting += duration
+                counts[bisect_left(BOUNDS_S, duration)] += 1
+        n = len(members)
+        self.last_unix_s = time()
+        self.duration_sum_s += lasting
+        seen.requests += n
+        seen.receive_s += receiving
+        seen.parse_s += parsing
+        seen.queue_s += queued
+        seen.batch_wait_s += waited
+        seen.pre_s += before
+        seen.post_s += after
+        seen.infer_s += (end - start) * n
+        seen.encode_s += encoding - sending
+        seen.send_s += sending
 
     def count_durations(self, seconds: list[float]) -> None:
         """Count answered requests, receipt to response, in the histogram."""

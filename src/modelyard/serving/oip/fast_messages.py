@@ -79,7 +79,7 @@ class FastInferCodec(InferCodec):
                     inputs = plan.inputs
                     if len(inputs) == 1:
                         item = inputs[0]
-                        return executor, plan, (np.frombuffer(message, item.dtype, -1, start).reshape(item.shape),)
+                        return executor, plan, (np.ndarray(item.shape, item.dtype, message, start),)
                     return executor, plan, _tensors(plan, message, _places(known, start))
         return self._decode_by_fields(message)
 
@@ -246,7 +246,7 @@ def _tensors(
     return ordered(
         plan,
         [
-            np.frombuffer(message, item.dtype, item.count, start).reshape(item.shape)
+            np.ndarray(item.shape, item.dtype, message, start)
             for item, (start, _) in zip(plan.inputs, places, strict=True)
         ],
     )

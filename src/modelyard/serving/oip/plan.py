@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from modelyard.serving.oip.heads import InferHead as InferHead
 from modelyard.serving.oip.heads import InputHead as InputHead
 from modelyard.serving.oip.heads import OutputHead as OutputHead
 from modelyard.serving.oip.regions import Regions, RegionSlice
+
+if TYPE_CHECKING:
+    from modelyard.serving.oip.forms import Form
 
 _FLOATS: Final = {Datatype.FP16: "e", Datatype.FP32: "f", Datatype.FP64: "d"}
 _WHOLES: Final = {
@@ -36,8 +39,8 @@ class Interface:
     """What a served model version takes and gives, as the protocol shows it, and its plan caches."""
 
     __slots__ = (
-        "batched", "binary_plans", "classes", "input_index", "json_head", "json_plans", "name", "output_index",
-        "signature", "version",
+        "batched", "binary_plans", "classes", "input_index", "json_forms", "json_head", "json_plans", "name",
+        "output_index", "signature", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: int, signature: Signature, classes: tuple[str, ...] = ()) -> None:
@@ -53,6 +56,8 @@ class Interface:
         self.output_index = {spec.name: i for i, spec in enumerate(signature.outputs)}
         self.binary_plans: dict[bytes, Plan] = {}
         self.json_plans: dict[object, Plan] = {}
+        self.json_forms: dict[bytes, Form] = {}
+        """By what stands before the numbers."""
 
 
 def _json_head(signature: Signature) -> type[FloatHead] | type[WholeHead] | None:
@@ -120,8 +125,8 @@ class Plan:
     """
 
     __slots__ = (
-        "binary_size", "fixed", "id", "inputs", "interface", "lasting", "outputs", "priority", "rows", "shape_key",
-        "template", "timeout_s", "wishes",
+        "binary_size", "fixed", "id", "inputs", "interface", "lasting", "only", "outputs", "priority", "rows",
+        "shape_key", "template", "timeout_s", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -146,6 +151,8 @@ class Plan:
         self.interface = interface
         self.id = request_id
         self.inputs = inputs
+        self.only = inputs[0] if len(inputs) == 1 and inputs[0].plain and inputs[0].region is None else None
+        """The one input, where it is one and its bytes on the wire are its array's."""
         self.outputs = outputs
         self.timeout_s = timeout_s
         batched = interface.batched
@@ -170,6 +177,7 @@ class NamedPlan(Plan):
         self.inputs = base.inputs
         self.interface = base.interface
         self.lasting = base.lasting
+        self.only = base.only
         self.outputs = base.outputs
         self.priority = base.priority
         self.rows = base.rows

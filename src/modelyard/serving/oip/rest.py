@@ -19,6 +19,7 @@ from modelyard.domain.tensors import Tensor
 from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.oip import wire
 from modelyard.serving.oip.buffers import numbers, python_may_read
+from modelyard.serving.oip.forms import DATA_KEY, form_of
 from modelyard.serving.oip.heads import FloatHead, InferHead, InputHead, WholeHead
 from modelyard.serving.oip.plan import (
     PLANS_KEPT,
@@ -60,7 +61,19 @@ class RestCodec:
 
     def decode(self, interface: Interface, head: Head, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
         """See `decode`."""
-        return decode(interface, head.header_length, body, self._regions)
+        length = head.header_length
+        if type(body) is bytes:  # the common cases, one plain tensor in a text that is known, without calls
+            if length == NO_HEADER:
+                at = body.find(DATA_KEY) + len(DATA_KEY)
+                form = interface.json_forms.get(body[:at])
+                if form is not None and (tensor := form.tensor(body, at)) is not None:
+                    return form.plan, (tensor,)
+            elif length > 0:
+                plan = interface.binary_plans.get(body[:length])
+                if plan is not None and plan.only is not None and length + plan.binary_size == len(body):
+                    item = plan.only
+                    return plan, (np.ndarray(item.shape, item.dtype, body, length),)
+        return decode(interface, length, body, self._regions)
 
     render = staticmethod(render)  # without a frame of their own
     json_elements = staticmethod(json_elements)
@@ -108,8 +121,8 @@ def _plan(interface: Interface, head: InferHead, regions: Regions | None) -> Pla
     return named(kept, head.id) if head.id else kept
 
 
-def remember(cache: dict[Any, Plan], key: object, plan: Plan) -> None:
-    """Keep a plan; a full cache starts anew."""
+def remember(cache: dict[Any, Any], key: object, plan: object) -> None:
+    """Keep a plan or form; a full cache starts anew."""
     if len(cache) >= PLANS_KEPT:
         cache.clear()
     cache[key] = plan
@@ -154,9 +167,15 @@ def _decode_json(interface: Interface, body: Body, regions: Regions | None) -> t
         item, data = plan.inputs[0], head.inputs[0].data
         if item.pack is not None and data is not None:
             try:  # the common case: numbers that fit, without the general checks
-                return plan, (np.frombuffer(item.pack(*data), item.dtype).reshape(item.shape),)
+                tensor: Tensor = np.ndarray(item.shape, item.dtype, item.pack(*data))
             except (struct.error, OverflowError):
                 pass  # not as many as the shape says, or beyond the datatype
+            else:
+                if plan.lasting and not plan.id and type(body) is bytes:
+                    form = form_of(plan, item, data, body)
+                    if form is not None:
+                        remember(interface.json_forms, form.before, form)
+                return plan, (tensor,)
     return plan, _mixed_tensors(plan, head, len(body), body)
 
 
@@ -178,10 +197,8 @@ def _mixed_tensors(plan: Plan, head: InferHead, start: int, body: Body) -> tuple
 def _binary_tensors(plan: Plan, start: int, body: Body) -> tuple[Tensor, ...]:
     if start + plan.binary_size != len(body):
         raise _excess(plan, start, body)
-    if len(plan.inputs) == 1:
-        item = plan.inputs[0]
-        if item.plain:
-            return (np.frombuffer(body, item.dtype, item.count, start).reshape(item.shape),)
+    if plan.only is not None:
+        return (np.ndarray(plan.only.shape, plan.only.dtype, body, start),)
     tensors: list[Tensor] = []
     for item in plan.inputs:
         tensors.append(wire.from_bytes(item.name, item.datatype, item.shape, body, start, item.size, copy=False))

@@ -15,7 +15,7 @@ from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from time import perf_counter, time
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel, Refusal, RowCost, most_rows
@@ -348,12 +348,11 @@ class Executor:
             now = perf_counter()
             self._record([member(work, now, now) for work in batch], outcome, free_at, str(problem))
             return
-        start = outcome.start
         began = done = perf_counter()
-        queued = waited = received = parsed = pre = post = sending = 0.0
-        stop = late = 0
+        stop = 0
         sliced = self._sliced
         answered: list[Any] = []
+        late: list[Any] = []
         left: list[Any] = []
         for work in batch:
             row, stop = stop, stop + work.rows
@@ -373,47 +372,27 @@ class Executor:
                 self._unanswered(work, outcome, free_at, BackendFailed("the answer could not be written"))
                 continue
             done = perf_counter()
-            enqueued = work.enqueued
             if rendered is None:
-                late += 1
+                late.append(member(work, 0.0, 0.0))
                 work.later(self._late(work, outcome, free_at, done))
-            else:
-                sending += done - rendered
-                # as `member` does, without the call
+            else:  # as `member` does, without the call
                 answered.append(
                     (
-                        work.received, work.whole, enqueued, work.pre_s, work.post_s, rendered, done, work.plan.id,
-                        work.trace,
+                        work.received, work.whole, work.enqueued, work.pre_s, work.post_s, rendered, done,
+                        work.plan.id, work.trace,
                     )
                 )  # fmt: skip
-            if enqueued < free_at:
-                queued += free_at - enqueued
-                waited += start - free_at
-            else:
-                waited += start - enqueued
-            received += work.whole - work.received
-            parsed += enqueued - work.whole - work.pre_s
-            pre += work.pre_s
-            post += work.post_s
-        ledger, n = self.ledger, len(answered) + late
-        ledger.last_unix_s = time()
+        encoding = done - began
+        ledger = self.ledger
         seen = ledger.of_rows(outcome.rows)
-        seen.requests += n
-        seen.receive_s += received
-        seen.parse_s += parsed
-        seen.queue_s += queued
-        seen.batch_wait_s += waited
-        seen.pre_s += pre
-        seen.post_s += post
-        seen.infer_s += (outcome.end - start) * n
-        seen.encode_s += done - began - sending
-        seen.send_s += sending
         if outcome.counts:
             seen.batches += 1
-            seen.busy_s += outcome.end - start
-        ledger.count_durations([m[6] - m[0] for m in answered])
+            seen.busy_s += outcome.end - outcome.start
+        ledger.count(seen, answered, free_at, outcome.start, outcome.end, encoding)
         if answered:
             self._record(answered, outcome, free_at)
+        if late:
+            ledger.count(seen, late, free_at, outcome.start, outcome.end)
         if left:
             self._record(left, outcome, free_at, "the client left, or was told of its deadline, before the answer")
 

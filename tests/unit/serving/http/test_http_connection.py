@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.http.limits import Limits
-from tests.unit.serving.http.wire import chunked, get, post, run
+from modelyard.serving.http.work import HttpWork
+from modelyard.serving.scheduling.work import Work
+from tests.unit.serving.http.wire import Plan, chunked, get, post, run
 
 PARENT = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
 REQUESTS = [
@@ -340,3 +343,13 @@ def test_a_bug_in_taking_a_request_costs_its_answer_and_not_the_connection(monke
         assert "nobody thought of it" in caplog.text
 
     run(scenario)
+
+
+def test_a_request_by_http_begins_as_any_work():
+    plan = Plan(rows=2, shape_key=("k",), timeout_s=0.5, priority=2)
+    head = Head("POST", (), 0, True, False, False, NO_HEADER)
+    own = HttpWork(plan, (), 1.0, 1.0, None, head, None, None)
+    plain = Work(plan, (), 1.0)
+    assert {name: getattr(own, name) for name in Work.__slots__} == {
+        name: getattr(plain, name) for name in Work.__slots__
+    }

@@ -101,6 +101,7 @@ class Held:
 
     works: list[Any] = field(default_factory=list)
     interface: object = None
+    only: None = None
 
     def submit(self, work: Any) -> None:
         self.works.append(work)
