@@ -143,7 +143,7 @@ class AsyncClient:
 
     async def _call(self, call: Call[T], timeout_s: float | None) -> T:
         rules = self._rules
-        left = rules.timeout(timeout_s)
+        left = whole = rules.timeout(timeout_s)
         deadline = rules.clock() + left
         attempt = 1
         while True:
@@ -152,7 +152,7 @@ class AsyncClient:
             except Unavailable as error:
                 delay = rules.delay(call, error, attempt, deadline)
                 if delay is None:
-                    raise
+                    raise rules.overdue(error, whole, attempt, deadline) from error.__cause__
             else:
                 rules.budget.earn()
                 return answer

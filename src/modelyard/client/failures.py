@@ -47,6 +47,16 @@ class Refused(Unavailable):
     """The service said: not now (429 or 503). `retry_after_s` if it said when."""
 
 
+class Late(Unavailable):
+    """No answer came in time. `url`: of the service."""
+
+    def __init__(
+        self, what: str, *, why: str = "", hint: str = "", retry_after_s: float | None = None, url: str = ""
+    ) -> None:
+        super().__init__(what, why=why, hint=hint, retry_after_s=retry_after_s)
+        self.url = url
+
+
 _BY_STATUS: Final[dict[int, type[ModelyardError]]] = {
     401: Rejected,
     403: Rejected,
@@ -129,9 +139,10 @@ def cut(url: str, error: OSError | None = None) -> Unavailable:
     )
 
 
-def late(url: str, waited_s: float) -> Unavailable:
-    """No answer in time."""
-    return Unavailable(f"{url} did not answer within {waited_s:.3g} s", hint="give it more time (timeout_s)")
+def late(url: str, waited_s: float, attempts: int = 1) -> Late:
+    """No answer in time; `attempts`: how many had that time together."""
+    tried = f", in {attempts} attempts" if attempts > 1 else ""
+    return Late(f"{url} did not answer within {waited_s:.3g} s{tried}", hint="give it more time (timeout_s)", url=url)
 
 
 def _why(error: OSError) -> str:

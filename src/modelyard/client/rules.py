@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from modelyard.client.address import Address
 from modelyard.client.calls import Call, Writer
+from modelyard.client.failures import Late, late
 from modelyard.client.options import Timing, TransportOptions
 from modelyard.client.retries import RetryBudget, RetryPolicy, retry_delay
 from modelyard.domain.errors import InvalidInput, Unavailable
 
 T = TypeVar("T")
+
+_ROUNDING_S: Final = 2e-3
+"""Event loops end a wait up to their timers' resolution early."""
 
 
 class CallRules:
@@ -47,6 +51,12 @@ class CallRules:
             return None
         left, chance = deadline - self.clock(), self.timing.random()
         return retry_delay(self._retries, self.budget, error, attempt, left, chance, resend=call.resend)
+
+    def overdue(self, error: Unavailable, timeout_s: float, attempt: int, deadline: float) -> Unavailable:
+        """The error that ends a call; one that ran into its deadline tells the caller's time, not the rest of it."""
+        if isinstance(error, Late) and deadline - self.clock() < _ROUNDING_S:
+            return late(error.url, timeout_s, attempt)
+        return error
 
 
 def _checked(timeout_s: float) -> float:
