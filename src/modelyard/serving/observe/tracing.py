@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from time import sleep
 from typing import Any, Final
 
 from modelyard.domain.errors import InvalidInput
@@ -24,12 +23,14 @@ from modelyard.serving.observe.writers import writers_of
 _log = logging.getLogger(__name__)
 
 QUEUED: Final = 10_000
-"""Samples that may wait for the exporting thread."""
-GATHER_S: Final = 0.05
+"""Requests that may wait for the exporting thread."""
+GATHER_S: Final = 0.25
 """The exporting thread writes what has come in so long at once: waking it for every sample cost the event loop a change
 of threads each time, at 920 samples per second an eighth of its throughput (bench/tracing_cost.py)."""
 AT_ONCE: Final = 256
-"""Requests written at once: enough for `lines` to pay, few enough that the event loop never waits long for the lock."""
+"""Requests written at once: enough for `lines` to pay, few enough for their lines to stay in the processor's cache."""
+MANY: Final = 1024
+"""So many requests are written without waiting for more."""
 _TRACE: Final = 8
 """Where a member's tuple (`stages.Member`) has its trace."""
 _FIXED: Final = ("trace_file", "trace_mode")
@@ -66,7 +67,8 @@ class Tracer:
         self.failed = 0
         """Samples that an exporter could not write."""
         self._queue: deque[tuple[Any, list[Any]]] = deque()
-        self._wake = threading.Event()
+        self._put = self._taken = 0  # requests: one is counted by the loop, the other by the thread
+        self._some, self._many = threading.Event(), threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -89,7 +91,7 @@ class Tracer:
                 first += -(-(len(members) - first) // settings.rate) * settings.rate
             self._until[name] = first - len(members)
         if picked:
-            self._put(entry, picked)
+            self._queue_up(entry, picked)
 
     def _pick(self, settings: Settings, members: list[Any], first: int) -> list[Any]:
         """Every `rate`th member from `first` on; one that comes with a trace follows its caller's decision instead."""
@@ -99,34 +101,40 @@ class Tracer:
             settings.count -= len(chosen)
         return chosen
 
-    def _put(self, entry: Any, picked: list[Any]) -> None:
-        if len(self._queue) >= QUEUED:
+    def _queue_up(self, entry: Any, picked: list[Any]) -> None:
+        waiting = self._put - self._taken
+        if waiting >= QUEUED:
             self.dropped += len(picked)
             return
+        self._put += len(picked)
         self._queue.append((entry, picked))
         if self._thread is None:
             self._thread = threading.Thread(target=self._export, name="traces", daemon=True)
             self._thread.start()
-        if not self._wake.is_set():
-            self._wake.set()
+        if not self._some.is_set():
+            self._some.set()
+        if waiting > MANY and not self._many.is_set():
+            self._many.set()
 
     def _export(self) -> None:
         """The exporting thread."""
         while not self._closing:
-            self._wake.wait()
-            if not self._closing:
-                sleep(GATHER_S)
-            self._wake.clear()
+            self._some.wait()
+            self._many.wait(GATHER_S)
+            self._some.clear()
+            self._many.clear()
+            self._write_all()
+        self._write_all()  # what came between the last look at the queue and the end
+
+    def _write_all(self) -> None:
+        while self._queue:
             gathered: list[tuple[Any, list[Any]]] = []
             requests = 0
-            while self._queue:
+            while self._queue and requests < AT_ONCE:
                 gathered.append(self._queue.popleft())
                 requests += len(gathered[-1][1])
-                if requests >= AT_ONCE:
-                    self._write(gathered, requests)
-                    gathered, requests = [], 0
-            if gathered:
-                self._write(gathered, requests)
+            self._taken += requests
+            self._write(gathered, requests)
 
     def _write(self, gathered: list[tuple[Any, list[Any]]], requests: int) -> None:
         new = iter(new_places(requests))
@@ -143,7 +151,8 @@ class Tracer:
         """Export what waits, within `timeout_s`, and end the thread."""
         self._closing = True
         if self._thread is not None:
-            self._wake.set()
+            self._some.set()
+            self._many.set()
             self._thread.join(timeout_s)
             if self._queue or self._thread.is_alive():
                 _log.warning("traces were not all written in time")

@@ -179,6 +179,8 @@ def test_what_an_exporter_cannot_keep_up_with_is_dropped_and_counted(monkeypatch
     for _ in range(5):
         run(recorder, work(9, 9.1))
     assert tracer.dropped == 2
+    tracer.close()
+    assert tracer.exported == 3
 
 
 def test_the_file_has_a_span_per_request_and_stage(tmp_path: Path):
