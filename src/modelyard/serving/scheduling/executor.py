@@ -331,6 +331,8 @@ class Executor:
             own = work.timeout_s is not None and work.deadline >= work.received + work.timeout_s
             if refusal is Refusal.EXPIRED and own:
                 error: ModelyardError = Expired("Request timeout expired", why="it waited longer than its own timeout")
+            elif refusal is Refusal.EXPIRED and work.pre_s > work.deadline - work.received:
+                error = self._refusals.slow_steps(work.pre_s, work.deadline - work.received)
             else:
                 error = self._refusals.of(refusal, again)
             self._answer(work, error)

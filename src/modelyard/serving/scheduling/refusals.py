@@ -24,6 +24,14 @@ class Refusals:
         self._model = model
         self._known: dict[tuple[Refusal, int], Unavailable] = {}
 
+    def slow_steps(self, took_s: float, limit_s: float) -> Unavailable:
+        """The error of a request whose pre-processing alone outlasted its time: no replica and no retry heals that."""
+        return Unavailable(
+            f"model '{self._model}' cannot keep its time: pre-processing alone took {took_s * 1e3:.3g} ms",
+            why=f"a request has {limit_s * 1e3:.3g} ms (slo_ms or max_wait_s)",
+            hint="make the steps faster, or allow more time; more replicas do not help",
+        )
+
     def of(self, refusal: Refusal, retry_after_s: float) -> Unavailable:
         """The error to raise or to answer with; without the traceback of its last use."""
         seconds = min(max(1, ceil(retry_after_s)), 3600)

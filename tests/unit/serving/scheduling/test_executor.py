@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from time import perf_counter
 
 import numpy as np
 import pytest
 
+from modelyard.domain.batching import Refusal
 from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
 from modelyard.serving.faults import Expired
@@ -374,6 +376,26 @@ def test_the_ledger_adds_up():
         assert seen.infer_s == pytest.approx(3 * seen.busy_s)
         assert min(seen.queue_s, seen.batch_wait_s, seen.encode_s) >= 0
         assert sum(bench.executor.ledger.duration_counts) == 3
+        bench.close()
+
+    drive(scenario)
+
+
+def test_steps_that_alone_outlast_the_slo_are_named_as_the_reason_and_no_retry_is_proposed():
+    class Slow(Doubling):
+        def apply(self, tensors):
+            began = perf_counter()
+            while perf_counter() < began + 0.03:
+                pass
+            return super().apply(tensors)
+
+    async def scenario():
+        bench = Bench(lambda x: x, pre=Slow(), queue=QueuePolicy(slo_ms=10))
+        with pytest.raises(Unavailable, match="pre-processing alone took") as refused:
+            await bench.submit(rows(1))
+        assert refused.value.retry_after_s is None
+        assert "replicas do not help" in refused.value.hint
+        assert bench.executor.ledger.refused[Refusal.EXPIRED] == 1
         bench.close()
 
     drive(scenario)
