@@ -194,6 +194,40 @@ def test_a_message_of_any_size_comes_back(channel, method, size):
     assert call(channel, method, message) == message
 
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(("method", "message"), [("Echo", b"x"), ("Infer", b"x"), ("Infer", bytes(200_000))])
+def test_an_answer_tells_our_span(server, channel, method, message):
+    spans = set()
+    for _ in range(2):
+        _, done = channel.unary_unary(f"/t.S/{method}").with_call(
+            message, timeout=20, metadata=(("traceparent", TRACEPARENT), ("tracestate", "a=b"))
+        )
+        told = dict(done.trailing_metadata())["traceparent"].split("-")
+        seen = server.service.works[-1] if method == "Infer" else server.service.calls[-1]
+        assert seen.trace.header.split("-") == told
+        assert (seen.trace.parent_id, seen.trace.state) == ("b7ad6b7169203331", "a=b")
+        assert (told[1], told[3]) == ("0af7651916cd43dd8448eb211c80319c", "01")
+        spans.add(told[2])
+    assert len(spans) == 2
+    _, done = channel.unary_unary(f"/t.S/{method}").with_call(message, timeout=20)
+    assert "traceparent" not in dict(done.trailing_metadata())
+
+
+@pytest.mark.parametrize(("method", "message"), [("Infer", b"bad"), ("Infer", b"full"), ("Fail", b"busy")])
+def test_an_error_tells_our_span_too(channel, method, message):
+    error = refused(channel, method, message, metadata=(("traceparent", TRACEPARENT),))
+    told = dict(error.trailing_metadata())
+    assert told["traceparent"].startswith("00-0af7651916cd43dd8448eb211c80319c-")
+    assert ("retry-after" in told) == (message != b"bad")
+
+
+def test_a_traceparent_that_is_none_is_ignored(channel):
+    _, done = channel.unary_unary("/t.S/Infer").with_call(b"x", timeout=20, metadata=(("traceparent", "00-no"),))
+    assert "traceparent" not in dict(done.trailing_metadata())
+
+
 def test_calls_at_the_same_time_get_their_own_answers(server):
     async def run():
         async with grpc.aio.insecure_channel(server.address) as channel:

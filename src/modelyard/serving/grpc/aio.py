@@ -91,7 +91,9 @@ def _handler(plane: DataPlane, method: Method) -> Any:
     async def answered(request: bytes, context: Any) -> Any:
         assert unary is not None  # noqa: S101 - for the type checker: exactly one handler is set
         try:
-            return await unary(request, _call(context))
+            call = _call(context)
+            _echo(context, call.trace)
+            return await unary(request, call)
         except ModelyardError as error:
             return await _abort(context, error)
         except Exception:  # noqa: BLE001 - boundary of a call
@@ -107,10 +109,12 @@ def _inference(plane: DataPlane, codec: InferenceCodec) -> Any:
     async def infer(request: bytes, context: Any) -> Any:
         received = perf_counter()
         work: AioWork | None = None
+        trace = _trace(context)
+        _echo(context, trace)
         try:
             executor, plan, tensors = codec.decode(request)
             work = AioWork(plan, tensors, received, codec, loop.create_future())
-            work.trace = _trace(context)
+            work.trace = trace
             left = context.time_remaining()
             if left is not None and (work.timeout_s is None or left < work.timeout_s):
                 work.timeout_s = left
@@ -142,17 +146,23 @@ def _trace(context: Any) -> TraceContext | None:
     return parse_trace(parent, state) if parent else None
 
 
+def _echo(context: Any, trace: TraceContext | None) -> None:
+    """Tell the caller of our span: in the trailers, which every answer has."""
+    if trace is not None:
+        context.set_trailing_metadata((("traceparent", trace.header),))
+
+
 def _call(context: Any) -> Call:
     given = tuple(context.invocation_metadata() or ())
     metadata = {key: value for key, value in given if isinstance(value, str)}
     binary = {key: value for key, value in given if isinstance(value, bytes)}
-    return Call(perf_counter(), context.time_remaining(), metadata, binary)
+    return Call(perf_counter(), context.time_remaining(), metadata, binary, trace=_trace(context))
 
 
 async def _abort(context: Any, error: ModelyardError) -> None:
     _, code = status_of(error)
     after = retry_after_header(error)
-    metadata = (("retry-after", after),) if after else ()
+    metadata = (*context.trailing_metadata(), *((("retry-after", after),) if after else ()))
     await context.abort(grpc.StatusCode[code], text_of(error), trailing_metadata=metadata)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from modelyard.domain.tensors import Tensor
+from modelyard.serving.observe.context import TraceContext
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.executor import Executor
 
@@ -16,7 +17,7 @@ class Call:
     """What a front knows of a call besides its message. `received`: perf_counter; `timeout_s`: left at `received`.
 
     `whole`: when the last byte of a unary call's message was read; 0 where nobody knows. `binary`: metadata whose names
-    end in `-bin`, decoded.
+    end in `-bin`, decoded. `trace`: the trace that the caller is part of.
     """
 
     received: float
@@ -24,6 +25,7 @@ class Call:
     metadata: Mapping[str, str] = field(default_factory=dict)
     binary: Mapping[str, bytes] = field(default_factory=dict)
     whole: float = 0.0
+    trace: TraceContext | None = None
 
 
 class InferenceCodec(Protocol):

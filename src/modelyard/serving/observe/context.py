@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -31,6 +31,10 @@ class TraceContext:
     def header(self) -> str:
         """The `traceparent` of the span here, for answers and for calls made on the request's behalf."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+    def another(self) -> TraceContext:
+        """The same caller's, for another span here: where one call brings several requests."""
+        return replace(self, span_id=new_span_id())
 
 
 def parse(value: bytes, state: bytes = b"") -> TraceContext | None:

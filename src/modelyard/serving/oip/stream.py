@@ -17,8 +17,6 @@ from modelyard.domain.tensors import Tensor
 from modelyard.serving.faults import text_of
 from modelyard.serving.grpc.ports import Call
 from modelyard.serving.models.dataplane import DataPlane
-from modelyard.serving.observe.context import TraceContext
-from modelyard.serving.observe.context import parse as parse_trace
 from modelyard.serving.oip.messages import InferCodec, decode, parse, response
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.work import Work
@@ -52,8 +50,7 @@ class StreamWork(Work):
 class _Session:
     """One stream: what it holds, and the responses that its client has not taken yet."""
 
-    def __init__(self, trace: TraceContext | None) -> None:
-        self.trace = trace
+    def __init__(self) -> None:
         self.room = asyncio.Semaphore(MOST_HELD)
         self.held: set[StreamWork] = set()
         self._answers: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
@@ -95,9 +92,7 @@ class InferStream:
 
     async def serve(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Answer a stream of ModelInferRequest. A request that fails is answered with `error_message` and its id."""
-        metadata = call.metadata
-        parent, state = metadata.get("traceparent", ""), metadata.get("tracestate", "")
-        session = _Session(parse_trace(parent.encode(), state.encode()) if parent else None)
+        session = _Session()
         reader = asyncio.get_running_loop().create_task(self._read(requests, call, session))
         try:
             async for answer in session.answers():
@@ -127,7 +122,7 @@ class InferStream:
             executor = self._plane.target(request.model_name, request.model_version).pick()
             plan, tensors = decode(executor.interface, request, self._plane.regions)
             work = StreamWork(plan, tensors, received, session)
-            work.trace = session.trace
+            work.trace = call.trace.another() if call.trace is not None else None
             if call.timeout_s is not None:
                 left = call.received + call.timeout_s - received
                 work.timeout_s = left if work.timeout_s is None else min(left, work.timeout_s)

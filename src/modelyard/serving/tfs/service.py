@@ -59,6 +59,7 @@ class _TaskWork(Work):
         Work.__init__(self, plan, tensors, call.received)
         self.whole = call.whole or call.received
         self.timeout_s = call.timeout_s
+        self.trace = call.trace.another() if call.trace is not None else None
         self.done = done
 
     def reply(self, outputs: list[Tensor], start: int, stop: int) -> float:

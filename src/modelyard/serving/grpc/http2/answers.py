@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from modelyard.domain.errors import ModelyardError
 from modelyard.serving.faults import retry_after_header, status_of, text_of
-from modelyard.serving.grpc.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS
+from modelyard.serving.grpc.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame
 
 _MAX_MESSAGE: Final = 2048
 """A longer error text is cut: clients refuse metadata of more than 8 KiB."""
@@ -96,6 +96,14 @@ class Form:
                 self._after(self._tail_kind, END_HEADERS | END_STREAM, stream, self._tail),
             )
         )
+
+    def frames_with(self, stream: int, message: bytes, more: bytes) -> bytes:
+        """The same with `more` fields in the trailers."""
+        size, tail = len(message), self._tail + more
+        before = self._before(
+            self._head_kind, END_HEADERS, stream, self._head, (size + 5) << 8 | DATA, 0, stream, 0, size
+        )
+        return before + message + frame(HEADERS, END_HEADERS | END_STREAM, stream, tail)
 
 
 PLAIN: Final = Form(HEAD, OK)

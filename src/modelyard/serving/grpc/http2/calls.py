@@ -16,7 +16,6 @@ from modelyard.serving.faults import Expired
 from modelyard.serving.grpc.http2.messages import Inbox, decompress
 from modelyard.serving.grpc.http2.stream import Stream
 from modelyard.serving.grpc.ports import Call, InferenceCodec, Method
-from modelyard.serving.observe.context import parse
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.work import Work
 
@@ -48,8 +47,7 @@ class Http2Work(Work):
         limit = head.timeout_s
         if limit is not None and (self.timeout_s is None or limit < self.timeout_s):
             self.timeout_s = limit
-        if head.traceparent:
-            self.trace = parse(head.traceparent, head.tracestate)
+        self.trace = stream.trace
 
     def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
         """Encode and send."""
@@ -140,4 +138,4 @@ async def _streamed(connection: Connection, stream: Stream, method: Method, inbo
 
 def _call(stream: Stream) -> Call:
     head = stream.head
-    return Call(stream.since, head.timeout_s, head.metadata, head.binary, stream.whole)
+    return Call(stream.since, head.timeout_s, head.metadata, head.binary, stream.whole, stream.trace)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from modelyard.domain.errors import InvalidInput, ModelyardError, Unavailable
 from modelyard.serving.faults import Expired
 from modelyard.serving.grpc.http2 import frames, limits
-from modelyard.serving.grpc.http2.answers import HEAD, OK, Status, of_error, trailers
+from modelyard.serving.grpc.http2.answers import HEAD, OK, Status, field, of_error, trailers
 from modelyard.serving.grpc.http2.calls import infer, start_stream, start_unary
 from modelyard.serving.grpc.http2.frames import Code, Violation
 from modelyard.serving.grpc.http2.framing import DRAIN_PING, Framing, unpadded
@@ -252,14 +252,15 @@ class Connection(Framing):
             return True
         stream.work = None  # it holds the stream in turn: cut the cycle, so that no garbage collection is needed
         out = self.out
+        told = _told(stream)
         try:
-            if out.unary(stream, message):
+            if out.unary(stream, message, told):
                 del self.streams[stream.id]
                 if self._drain_ended:
                     self._close_if_done()
             else:
                 out.message(stream, message)
-                out.end(stream)
+                out.end(stream, OK + told)
                 return stream.id not in self.streams
         except RuntimeError:
             self.abort()
@@ -300,6 +301,7 @@ class Connection(Framing):
         if stream.id not in self.streams:
             return
         stream.work = None
+        tail += _told(stream)
         try:
             self.out.end(stream, tail if stream.started else HEAD + tail)
         except RuntimeError:
@@ -460,3 +462,9 @@ class Connection(Framing):
                 transport.write(frames.ping(_KEEPALIVE_PING, ack=False))
             elif now - self._pinged > limits.KEEPALIVE_ANSWER_S:
                 transport.abort()
+
+
+def _told(stream: Stream) -> bytes:
+    """The field that tells a unary call's caller of our span. A stream's requests have one each."""
+    trace = stream.trace
+    return field(b"traceparent", trace.header.encode("ascii")) if trace is not None and stream.inbox is None else b""

@@ -20,6 +20,7 @@ from modelyard.serving.grpc.http2.frames import (
 )
 from modelyard.serving.grpc.http2.heads import RequestHead
 from modelyard.serving.grpc.http2.messages import PREFIX_BYTES, Inbox, prefix
+from modelyard.serving.observe.context import parse
 from modelyard.serving.scheduling.work import Work
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Stream:
 
     __slots__ = (
         "buffer", "credit", "ended", "head", "id", "inbox", "landed", "out", "received", "since", "started", "tail",
-        "task", "unacked", "waiter", "whole", "work",
+        "task", "trace", "unacked", "waiter", "whole", "work",
     )  # fmt: skip
 
     def __init__(self, number: int, head: RequestHead, since: float) -> None:
@@ -52,6 +53,7 @@ class Stream:
         self.inbox: Inbox | None = None
         self.work: Work | None = None
         self.landed: Callable[[], None] | None = None
+        self.trace = parse(head.traceparent, head.tracestate) if head.traceparent else None
         self.task: asyncio.Task[None] | None = None
         self.out: deque[memoryview] | None = None
         self.tail: bytes | None = None
@@ -94,8 +96,11 @@ class Outbox:
             self._form = PLAIN
             self._note = TABLE_OF_NOTHING
 
-    def unary(self, stream: Stream, message: bytes) -> bool:
-        """Send a whole successful answer at once; False where it does not fit now: then nothing is sent."""
+    def unary(self, stream: Stream, message: bytes, more: bytes) -> bool:
+        """Send a whole successful answer at once; False where it does not fit now: then nothing is sent.
+
+        `more`: header fields that the trailers have besides the status.
+        """
         size = len(message) + PREFIX_BYTES
         if (
             size > self.max_frame
@@ -110,7 +115,7 @@ class Outbox:
         form = self._form
         if form is FILLING:
             self._form = INDEXED
-        self.transport.write(form.frames(stream.id, message))
+        self.transport.write(form.frames_with(stream.id, message, more) if more else form.frames(stream.id, message))
         return True
 
     def begin(self, stream: Stream) -> None:
