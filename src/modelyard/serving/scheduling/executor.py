@@ -448,6 +448,8 @@ class Executor:
     @property
     def idle(self) -> bool:
         """Whether nothing waits or runs."""
+        if self.responses is not None and self.responses.digesting:
+            return False
         return self.scheduler.held == 0 and self.running == 0
 
     def leave(self) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from modelyard.domain.configuration import Batching, QueuePolicy
-from modelyard.domain.errors import BackendFailed
+from modelyard.domain.errors import BackendFailed, Unavailable
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.serving.faults import Expired
 from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
+from modelyard.serving.scheduling import cache
 from modelyard.serving.scheduling.cache import digest
 from modelyard.serving.scheduling.executor import Allotment
 from modelyard.serving.scheduling.work import Work
@@ -246,3 +247,71 @@ def test_the_key_tells_requests_apart():
     assert base != key([[b"a", b"bc"]], [1])
     assert base != key([[b"ab", b"c"]], [2])
     assert key([[b"a", b"b"], [b"c", b"d"]], [1, 2]) != key([[b"a", b"b"], [b"c", b"d"]], [2, 1])
+
+
+LARGE = np.ones((1, 50_000), np.float32)
+
+
+def test_the_key_of_a_large_request_is_made_off_the_loop_and_answers_all_the_same(monkeypatch):
+    threads = []
+
+    def seen(work):
+        threads.append(threading.current_thread())
+        return digest(work)
+
+    monkeypatch.setattr(cache, "digest", seen)
+
+    async def scenario():
+        bench = Bench(lambda x: x * 2, allotment=Allotment(cache_bytes=1_000_000, coalesce=True))
+        await bench.submit(rows(1))
+        assert threads == [threading.main_thread()]
+        threads.clear()
+        outs = await asyncio.gather(*[bench.submit(LARGE) for _ in range(3)])
+        outs.append(await bench.submit(LARGE))
+        assert all((out == 2).all() for (out,) in outs)
+        assert len(threads) == 4
+        assert threading.main_thread() not in threads
+        assert len(bench.runs) == 2
+        responses = bench.executor.responses
+        assert responses.hits + responses.coalesced == 3
+        assert bench.executor.idle
+        bench.close()
+
+    drive(scenario)
+
+
+def test_while_a_key_is_made_the_executor_is_not_idle_and_who_left_is_not_executed(monkeypatch):
+    gate = threading.Event()
+
+    def slow(work):
+        assert gate.wait(10)
+        return digest(work)
+
+    monkeypatch.setattr(cache, "digest", slow)
+
+    async def scenario():
+        bench = Bench(lambda x: x, allotment=CACHE)
+        left, stays = bench.work(LARGE), bench.submit(LARGE + 1)
+        bench.executor.submit(left)
+        left.cancelled = True
+        assert not bench.executor.idle
+        gate.set()
+        await stays
+        await until(lambda: bench.executor.idle)
+        assert bench.runs == [(1, 50_000)]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_refusal_after_the_key_was_made_is_the_requests_answer():
+    async def scenario():
+        bench = Bench(lambda x: x, allotment=CACHE)
+        answer = bench.submit(LARGE)
+        bench.executor.leave()
+        with pytest.raises(Unavailable, match="no longer served"):
+            await answer
+        assert bench.runs == []
+        bench.close()
+
+    drive(scenario)
