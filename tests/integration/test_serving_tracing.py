@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import perf_counter
 
 from modelyard.domain.services import Tracing
+from modelyard.serving.observe.stages import STAGES
 from tests.serving_harness import replica, scripted, until
 
 
@@ -20,6 +22,43 @@ def test_the_last_requests_are_told_with_their_stages(tmp_path: Path):
         assert request["infer_us"] >= 20_000
         assert request["total_us"] >= request["infer_us"]
         assert (request["model"], request["version"], request["batch_rows"]) == ("m", 1, 1)
+
+
+def test_receiving_is_told_from_parsing(tmp_path: Path):
+    item = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+    body = json.dumps({"id": "slow", "inputs": [item]}).encode()
+    request = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with replica(tmp_path, scripted("echo")) as running, running.connect() as client:
+        client.sendall(request.replace(b"slow", b"warm"))
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        client.sendall(request[:-1])
+        assert running.get("/v2/health/live").status == 200  # by then the replica has read what there was before
+        began = perf_counter()
+        assert running.get("/v2/health/live").status == 200
+        waited_us = (perf_counter() - began) * 1e6
+        client.sendall(request[-1:])
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        slow, warm = running.get("/requests").json["recent"]
+        text = running.get("/metrics").body.decode()
+    assert (slow["id"], warm["id"]) == ("slow", "warm")
+    assert warm["receive_us"] == 0
+    assert slow["receive_us"] >= waited_us
+    for told in (slow, warm):
+        assert min(told["parse_us"], told["encode_us"], told["send_us"]) > 0
+        stages = [f"{stage}_us" for stage in STAGES]
+        assert abs(sum(told[stage] for stage in stages) - told["total_us"]) <= 0.1 * len(stages)
+    for stage in STAGES:
+        assert f'modelyard_stage_seconds_total{{model="m",version="1",stage="{stage}"}}' in text
+
+
+def test_a_large_answer_is_told_when_it_was_rendered_and_sent(tmp_path: Path):
+    with replica(tmp_path, scripted("echo", batch=4096)) as running:
+        assert running.infer([0.5] * 8192, [2048, 4], id="large").status == 200
+        (told,) = until(lambda: running.get("/requests").json["recent"], "the answer has been sent")
+        text = running.get("/metrics").body.decode()
+    assert told["id"] == "large"
+    assert min(told["encode_us"], told["send_us"]) > 0
+    assert 'modelyard_request_duration_seconds_count{model="m",version="1"} 1' in text
 
 
 def test_requests_that_the_model_failed_are_told_with_their_error(tmp_path: Path):

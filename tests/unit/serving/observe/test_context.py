@@ -87,3 +87,13 @@ def test_an_id_of_zeros_is_made_anew(monkeypatch):
     monkeypatch.setattr("secrets.token_hex", lambda size: next(given))
     assert new_span_ids(2) == b"cd" * 16
     assert new_places(1) == [("ef" * 16, "ef" * 8, "", "")]
+
+
+def test_a_call_of_several_requests_has_a_span_for_each():
+    context = parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"a=b")
+    assert context is not None
+    other = context.another()
+    assert other.span_id != context.span_id
+    assert (other.trace_id, other.parent_id, other.sampled, other.state) == (
+        context.trace_id, context.parent_id, context.sampled, context.state
+    )  # fmt: skip
