@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.serving.plan import INPROCESS, Line
-from bench.serving.results import CellResult, Results, Timing, median, paired
+from bench.serving.results import CellResult, Results, Side, Timing, median, paired
 from bench.serving.systems.ports import BINARY, GRPC, JSON
 from modelyard.domain.workload import Protocol
 
-PYTHON_PEERS = ("fastapi", "bentoml", "litserve", "mlserver", "kserve", "ray", "torchserve")
+PYTHON_PEERS = ("fastapi", "bentoml", "litserve", "mlserver", "kserve", "ray")
+"""TorchServe has an aim of its own: what takes its requests, and forms its batches, is Java (Netty)."""
+_OURS = Side("modelyard", True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +56,18 @@ def _mlp(results: Results) -> Iterator[Verdict]:
     )
     found = _ratio(at("modelyard", JSON, True), best)
     note = f"the best is {best.system}" if best else ""
-    yield Verdict("MLP, REST JSON, 32 connections: of the best Python peer", 20, found, note=note)
+    yield Verdict("MLP, REST JSON, 32 connections: of the best peer whose server is Python", 20, found, note=note)
+    found = _ratio(at("modelyard", JSON, True), at("torchserve", JSON, True))
+    yield Verdict("MLP, REST JSON, 32 connections: of TorchServe (Java before Python workers)", 20, found)
     for protocol in (BINARY, JSON):
         found = _ratio(at("modelyard", protocol, True), at("triton", protocol, True))
         yield Verdict(f"MLP, REST {_name(protocol)}, 32 connections: of Triton with its Python backend", 3, found)
     for protocol in (JSON, BINARY):
-        found = paired(
-            at("modelyard", protocol, True, 1),
-            at("floor", protocol, None, 1),
-            lambda a, b: (a.p50_ms - b.p50_ms) * 1e3,
-        )
+        turns = results.turns_of("mlp", _OURS, Side("floor", None), protocol).rounds
+        found = statistics.median(t.difference_ms * 1e3 for t in turns) if turns else None
+        note = f"{statistics.median(t.other_ms * 1e3 for t in turns):.0f} us" if turns else ""
         text = f"MLP, REST {_name(protocol)}, 1 connection: p50 above the raw protocol floor"
-        yield Verdict(text, 30, found, " us", -1)
+        yield Verdict(text, 30, found, " us", -1, f"asked in turns; the floor's is {note}" if note else "")
 
 
 def _grpc(results: Results) -> Iterator[Verdict]:
@@ -86,10 +89,10 @@ def _resnet(results: Results) -> Iterator[Verdict]:
         alone = results.find("resnet50", Line(INPROCESS, None, BINARY), batch)
         text = f"ResNet-50, 8 connections, batch {batch}: of the in-process runtime at that batch"
         yield Verdict(text, 0.97, _ratio(served, alone))
-    served = results.find("resnet50", Line("modelyard", True, BINARY), 1)
-    alone = results.find("resnet50", Line(INPROCESS, None, BINARY), 1)
-    found = paired(served, alone, lambda a, b: a.p50_ms - b.p50_ms)
-    yield Verdict("ResNet-50, 1 connection: p50 above the in-process runtime", 0.3, found, " ms", -1)
+    turns = results.turns_of("resnet50", _OURS, Side(INPROCESS, None), BINARY).rounds
+    found = statistics.median(t.difference_ms for t in turns) if turns else None
+    note = f"asked in turns; in process {statistics.median(t.other_ms for t in turns):.1f} ms" if turns else ""
+    yield Verdict("ResNet-50, 1 connection: p50 above the in-process runtime", 0.3, found, " ms", -1, note)
 
 
 def _batching(results: Results) -> Iterator[Verdict]:
@@ -98,9 +101,10 @@ def _batching(results: Results) -> Iterator[Verdict]:
         return on, results.find("cnn", Line("modelyard", False, protocol), connections)
 
     for protocol in (BINARY, JSON):
-        on, off = both(protocol, 1)
-        found = paired(on, off, lambda a, b: a.p50_ms / b.p50_ms)
-        yield Verdict(f"small CNN, {_name(protocol)}, 1 connection: p50, batching on of off", 1.05, found, sign=-1)
+        turns = results.turns_of("cnn", _OURS, Side("modelyard", False), protocol).rounds
+        found = statistics.median(t.one_ms / t.other_ms for t in turns) if turns else None
+        text = f"small CNN, {_name(protocol)}, 1 connection: p50, batching on of off"
+        yield Verdict(text, 1.05, found, sign=-1, note="asked in turns" if turns else "")
         on, off = both(protocol, 32)
         yield Verdict(f"small CNN, {_name(protocol)}, 32 connections: rate, batching on of off", 1.5, _ratio(on, off))
 

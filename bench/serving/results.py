@@ -49,6 +49,32 @@ class ServerResult(msgspec.Struct):
     reason: str = ""
 
 
+class Side(msgspec.Struct, frozen=True):
+    """One of two that are asked in turns."""
+
+    system: str
+    batching: bool | None
+
+
+class Turns(msgspec.Struct, frozen=True):
+    """Medians over the turns of a round: of the difference of the two sides' median latencies, and of these."""
+
+    round: int
+    difference_ms: float
+    one_ms: float
+    other_ms: float
+
+
+class TurnsResult(msgspec.Struct):
+    """Two sides asked in turns over one connection each, all rounds: see turns.py."""
+
+    model: str
+    one: Side
+    other: Side
+    protocol: Protocol
+    rounds: list[Turns] = []
+
+
 class Environment(msgspec.Struct):
     """Where, when and with what."""
 
@@ -73,6 +99,7 @@ class Results(msgspec.Struct):
     environment: Environment
     cells: list[CellResult] = []
     servers: list[ServerResult] = []
+    turns: list[TurnsResult] = []
     wall_s: float = 0.0
 
     def cell(self, cell: Cell) -> CellResult:
@@ -90,6 +117,14 @@ class Results(msgspec.Struct):
             if (cell.model, cell.connections) == (model, connections) and line_of(cell) == line:
                 return cell
         return None
+
+    def turns_of(self, model: str, one: Side, other: Side, protocol: Protocol) -> TurnsResult:
+        """The record of two sides asked in turns, made if it is new."""
+        for found in self.turns:
+            if (found.model, found.one, found.other, found.protocol) == (model, one, other, protocol):
+                return found
+        self.turns.append(TurnsResult(model, one, other, protocol))
+        return self.turns[-1]
 
     def server(self, model: str, system: str, batching: bool | None) -> ServerResult:
         """The record of a server, made if it is new."""

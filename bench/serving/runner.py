@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from bench.serving import turns
 from bench.serving.clients import ClientFailed
 from bench.serving.deployed import CANNOT, Deployed
 from bench.serving.fleet import Key, clear_away, pythons, say, servers, words, work_folder
@@ -49,6 +50,7 @@ def _rounds(options: Options, model: Model, up: dict[Key, Deployed], inprocess: 
                 elif (key := (cell.line.system, cell.line.batching)) in up:
                     _one(cell, up[key], round_, seconds, warm, results)
                     _revive(key, up, results)
+        turns.measure(model, up, inprocess, round_, results)
         for (name, batching), deployed in up.items():
             record = results.server(model.name, name, batching)
             rss, pss = deployed.server.memory_bytes()

@@ -6,9 +6,11 @@ import pytest
 
 from bench.serving.aims import Verdict, verdicts
 from bench.serving.plan import Line
-from bench.serving.results import Results
+from bench.serving.results import Results, Side, Turns
 from bench.serving.systems.ports import BINARY, GRPC, JSON
 from tests.unit.bench.results import add, empty, timing
+
+OURS = Side("modelyard", True)
 
 
 def found(results: Results, part: str) -> Verdict:
@@ -40,7 +42,8 @@ def test_the_best_python_peer_is_the_fastest_line_of_them_all_and_named() -> Non
     add(results, "mlp", Line("mlserver", False, JSON), 32, [timing(0, 2000)])
     add(results, "mlp", Line("mlserver", True, JSON), 32, [timing(0, 4000)])
     add(results, "mlp", Line("triton", True, JSON), 32, [timing(0, 9000)])  # not a Python server
-    verdict = found(results, "best Python peer")
+    add(results, "mlp", Line("torchserve", True, JSON), 32, [timing(0, 5000)])  # it has a verdict of its own
+    verdict = found(results, "whose server is Python")
     assert verdict.found == pytest.approx(12.5)
     assert verdict.word == "missed"
     assert verdict.note == "the best is mlserver"
@@ -48,13 +51,13 @@ def test_the_best_python_peer_is_the_fastest_line_of_them_all_and_named() -> Non
 
 def test_latency_aims_are_differences_and_upper_bounds() -> None:
     results = empty()
-    add(results, "mlp", Line("modelyard", True, JSON), 1, [timing(0, 1, p50_ms=0.050)])
-    add(results, "mlp", Line("floor", None, JSON), 1, [timing(0, 1, p50_ms=0.025)])
+    floor = results.turns_of("mlp", OURS, Side("floor", None), JSON)
+    floor.rounds += [Turns(0, 0.025, 0.050, 0.025), Turns(1, 0.020, 0.1, 0.05), Turns(2, 0.09, 0.1, 0.01)]
     verdict = found(results, "REST JSON, 1 connection: p50 above the raw protocol floor")
     assert verdict.found == pytest.approx(25)
     assert verdict.word == "met"
-    add(results, "resnet50", Line("modelyard", True, BINARY), 1, [timing(0, 1, p50_ms=50.5)])
-    add(results, "resnet50", Line("in-process", None, BINARY), 1, [timing(0, 1, p50_ms=50.0)])
+    alone = results.turns_of("resnet50", OURS, Side("in-process", None), BINARY)
+    alone.rounds.append(Turns(0, 0.5, 50.5, 50.0))
     verdict = found(results, "p50 above the in-process runtime")
     assert verdict.found == pytest.approx(0.5)
     assert verdict.word == "missed"
