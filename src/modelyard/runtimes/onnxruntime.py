@@ -191,9 +191,9 @@ class _Runs:
         self._options = self._fresh()
 
     def run(self, inputs: Tensors) -> Sequence[NDArray[Any]]:
-        feed = dict(inputs)
-        for name in self._strings_in:
-            feed[name] = to_text(name, feed[name])
+        feed = inputs
+        if self._strings_in:
+            feed = {**inputs, **{name: to_text(name, inputs[name]) for name in self._strings_in}}
         options = self._options
         try:
             outputs: list[NDArray[Any]] = self._session.run(self._names, feed, options)

@@ -51,10 +51,10 @@ class CheckedPredictor:
             raise
         except Exception as error:  # boundary to foreign code: a model may raise anything
             raise BackendFailed(f"{self._runtime} failed to run the model", why=summary(error)) from error
-        return {
-            spec.name: self._checked(spec, dtype, fixed, output)
-            for (spec, dtype, fixed), output in zip(self._outputs, outputs, strict=True)
-        }
+        named: dict[str, NDArray[Any]] = {}  # a loop: a comprehension would be a call of its own
+        for (spec, dtype, fixed), output in zip(self._outputs, outputs, strict=True):
+            named[spec.name] = self._checked(spec, dtype, fixed, output)
+        return named
 
     def interrupt(self) -> bool:
         """End running `predict` calls (see `ports.Interruptible`); False where the framework has no way to."""
@@ -70,14 +70,18 @@ class CheckedPredictor:
         """Whether the inputs are surely right, decided fast; False means: look closer."""
         if len(inputs) != len(self._inputs):
             return False
-        rows: dict[str, int] = {}
+        rows: dict[str, int] | None = None  # only several inputs can contradict each other
         for check in self._inputs:
             tensor = inputs.get(check.name)
             if tensor is None or tensor.dtype != check.dtype or check.batch is None:
                 return False
             shape = tensor.shape
-            if not shape or shape[1:] != check.tail or rows.setdefault(check.batch, shape[0]) != shape[0]:
+            if not shape or shape[1:] != check.tail:
                 return False
+            if len(inputs) > 1:
+                rows = rows or {}
+                if rows.setdefault(check.batch, shape[0]) != shape[0]:
+                    return False
         return True
 
     def _checked(
