@@ -13,6 +13,7 @@ from typing import Final
 
 from modelyard.serving.models.comparison import ShadowStatistics
 from modelyard.serving.models.dataplane import DataPlane
+from modelyard.serving.observe.stages import STAGES
 from modelyard.serving.observe.statistics import BOUNDS_S, BatchStatistics
 from modelyard.serving.scheduling.executor import Executor
 
@@ -65,8 +66,6 @@ TRITON_METRICS: Final = {
 
 https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md
 """
-
-STAGES: Final = ("receive", "parse", "queue", "batch_wait", "pre", "infer", "post", "encode", "send")
 
 
 def render_metrics(plane: DataPlane) -> bytes:
