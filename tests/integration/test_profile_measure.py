@@ -21,10 +21,12 @@ import pytest
 from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
 from modelyard.domain.measurement import Measurement, Validity
 from modelyard.domain.services import Endpoint
+from modelyard.domain.tensors import Signature
 from modelyard.domain.workload import Arrival, Protocol, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, Samples, WarmUpRule, compare
 from modelyard.profile.process import ClientProcess, write_plan
 from tests.builders import configuration
+from tests.serving_harness import replica, scripted, tensor
 
 RESPONDER = Path(__file__).parent / "profile_responder.py"
 PAYLOADS = [{"x": np.full((1, 8), value, np.float32)} for value in range(4)]
@@ -286,3 +288,17 @@ def test_grpc_needs_a_port_and_a_measurement_needs_payloads(tmp_path):
         profiler(tmp_path).measure(service(os.getpid(), 1), work, PAYLOADS)
     with pytest.raises(InvalidInput):
         profiler(tmp_path).measure(service(os.getpid(), 1), work, [])
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+def test_a_model_of_bf16_inputs_is_driven_by_each_protocol(tmp_path, protocol):
+    signature = Signature((tensor("x", "BF16", "batch", 8),), (tensor("y", "BF16", "batch", 8),))
+    assert signature.sent_as == {"x": "BF16"}
+    work = Workload(Arrival.CLOSED, concurrency=2, requests=20, blocks=2, protocol=protocol)
+    with replica(tmp_path / "r", scripted("echo", signature, name="digits")) as server:
+        endpoint = Endpoint("127.0.0.1", server.http_port, server.grpc_port)
+        pids = [server.process.pid]
+        target = MeasuredService(endpoint, "digits", 1, configuration(), lambda: pids, datatypes=signature.sent_as)
+        cell = profiler(tmp_path / "p").measure(target, work, PAYLOADS)
+    assert cell.measurement.indicators.requests == 40
+    assert cell.measurement.indicators.error_fraction == 0

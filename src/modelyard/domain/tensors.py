@@ -135,6 +135,11 @@ class Signature:
         tensors = (*self.inputs, *self.outputs)
         return all(t.batched for t in tensors) and len({t.shape[0] for t in tensors}) == 1
 
+    @property
+    def sent_as(self) -> dict[str, str]:
+        """Inputs that clients must send as another datatype than that of their arrays: numpy has no BF16."""
+        return {spec.name: spec.datatype for spec in self.inputs if spec.datatype is Datatype.BF16}
+
     def check_inputs(self, tensors: Tensors) -> int:
         """Check names, datatypes, ranks and dimensions of `tensors`; return the number of rows (1 if not batched).
 

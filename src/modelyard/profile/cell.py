@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,7 +44,10 @@ _OPEN_LOOP_CONNECTIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class MeasuredService:
-    """What is measured: where it answers, as what, in which configuration, and which processes are its replicas."""
+    """What is measured: where it answers, as what, in which configuration, and which processes are its replicas.
+
+    `datatypes`: inputs to send as another datatype than that of their arrays (`Signature.sent_as`).
+    """
 
     endpoint: Endpoint
     model: str
@@ -52,6 +55,7 @@ class MeasuredService:
     configuration: Configuration
     replica_pids: Callable[[], list[int]]
     cold_start_s: float | None = None
+    datatypes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,15 @@ class Cell:
             raise InvalidInput("a measurement needs at least one payload", hint="give the version a dataset or samples")
         host = f"{target.endpoint.host}:{target.endpoint.http_port}"
         encoded = [
-            encode(p, workload.protocol, model=target.model, version=target.version, host=host) for p in payloads
+            encode(
+                p,
+                workload.protocol,
+                model=target.model,
+                version=target.version,
+                host=host,
+                datatypes=target.datatypes,
+            )
+            for p in payloads
         ]
         self.target, self.workload = target, workload
         self._directory, self._conditions = directory, conditions

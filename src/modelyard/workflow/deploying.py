@@ -25,7 +25,7 @@ from modelyard.domain.services import (
     ServiceState,
     Serving,
 )
-from modelyard.domain.tensors import Tensor, Tensors
+from modelyard.domain.tensors import Datatype, Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version, check_name
 from modelyard.hub import Hub
 from modelyard.serving.models.source import troubles
@@ -342,12 +342,13 @@ class Deployer:
 
     def probe(self, versions: Sequence[Version], serving: Serving) -> Callable[[Endpoint], None]:
         """A real inference through the endpoint, by every version: one row of the version's data."""
-        samples = [(version, self.rows.sample(version)) for version in versions]
+        samples = [(v, self.rows.sample(v), self.rows.outer_signature(v).sent_as) for v in versions]
 
         def infer(endpoint: Endpoint) -> None:
             with client_at(endpoint, serving.replica) as client:
-                for version, sample in samples:
-                    client.infer(version.model, sample, version=version.number if len(samples) > 1 else None)
+                for version, sample, datatypes in samples:
+                    number = version.number if len(samples) > 1 else None
+                    client.infer(version.model, sample, version=number, datatypes=datatypes)
 
         return infer
 
@@ -355,7 +356,9 @@ class Deployer:
         """Answer of a running service. Raises NotFound, Unavailable, InvalidInput."""
         service = self.hub.services.get(name)
         with client_of(service) as client:
-            return client.infer(service.model, tensors).outputs
+            taken = client.metadata(service.model).inputs
+            datatypes = {t.name: t.datatype for t in taken if t.datatype == Datatype.BF16 and t.name in tensors}
+            return client.infer(service.model, tensors, datatypes=datatypes).outputs
 
     def status(self, name: str) -> ServiceStatus:
         """A service as the hub has it and as its processes are now. Raises NotFound."""

@@ -259,6 +259,7 @@ class Bench:
                 configuration,
                 lambda: [r.pid for r in deployer.engine.replicas(name) if r.pid],
                 round(time.monotonic() - started, 3),
+                self.profiling.rows.outer_signature(self.version).sent_as,
             )
         return self.services[configuration]
 

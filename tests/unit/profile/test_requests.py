@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.workload import Protocol
-from modelyard.profile.requests import batch_payloads, encode, raw_bytes
+from modelyard.profile.requests import batch_payloads, encode
 
 
 def split(request: bytes) -> tuple[str, dict[str, str], bytes]:
@@ -22,8 +22,8 @@ def split(request: bytes) -> tuple[str, dict[str, str], bytes]:
     return first, {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}, body
 
 
-def send(tensors, protocol):
-    return encode(tensors, protocol, model="digits", version=3, host="127.0.0.1:80")
+def send(tensors, protocol, datatypes=None):
+    return encode(tensors, protocol, model="digits", version=3, host="127.0.0.1:81", datatypes=datatypes)
 
 
 ARRAYS = hnp.arrays(
@@ -66,15 +66,36 @@ def test_grpc_requests_parse_with_the_protocols_stubs():
     assert request.raw_input_contents[0] == array.tobytes()
 
 
+def raw(request: bytes) -> bytes:
+    _, headers, body = split(request)
+    return body[int(headers["inference-header-content-length"]) :]
+
+
 def test_strings_have_a_length_before_them_and_are_text_in_json():
     array = np.array([b"ab", "c\u00e9"], dtype=object)
-    assert raw_bytes(array) == b"\x02\0\0\0ab\x03\0\0\0c\xc3\xa9"
+    assert raw(send({"s": array}, Protocol.HTTP_BINARY)) == b"\x02\0\0\0ab\x03\0\0\0c\xc3\xa9"
     _, _, body = split(send({"s": array}, Protocol.HTTP_JSON))
     assert json.loads(body)["inputs"][0]["data"] == ["ab", "cé"]
 
 
 def test_big_endian_arrays_are_sent_little_endian():
-    assert raw_bytes(np.array([1], dtype=">i4")) == b"\1\0\0\0"
+    assert raw(send({"x": np.array([1], dtype=">i4")}, Protocol.HTTP_BINARY)) == b"\1\0\0\0"
+
+
+def test_floats_are_sent_as_bf16_where_the_model_takes_that():
+    array = np.array([1.0, 1.00390625, -2.5], np.float32)  # the second lies between two bfloat16 numbers: ties to even
+    wire, rounded = b"\x80\x3f\x80\x3f\x20\xc0", [1.0, 1.0, -2.5]
+    assert raw(send({"x": array}, Protocol.HTTP_BINARY, {"x": "BF16"})) == wire
+    _, _, body = split(send({"x": array}, Protocol.HTTP_JSON, {"x": "BF16"}))
+    (tensor,) = json.loads(body)["inputs"]
+    assert (tensor["datatype"], tensor["data"]) == ("BF16", rounded)
+    request = service_pb2.ModelInferRequest.FromString(send({"x": array}, Protocol.GRPC, {"x": "BF16"}))
+    assert (request.inputs[0].datatype, request.raw_input_contents[0]) == ("BF16", wire)
+
+
+def test_an_http_request_says_no_more_than_it_must():
+    _, headers, _ = split(send({"x": np.ones(1, np.float32)}, Protocol.HTTP_BINARY))
+    assert set(headers) == {"host", "content-type", "inference-header-content-length", "content-length"}
 
 
 @pytest.mark.parametrize("array", [np.array([np.nan], np.float32), np.array([b"\xff"], dtype=object)])
