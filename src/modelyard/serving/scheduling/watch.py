@@ -38,6 +38,8 @@ UNTRAINED_FLOOR_S: Final = 30.0
 HOPELESS: Final = 50.0
 HOPELESS_S: Final = 30.0
 """Beyond this many times its prediction, and 30 s, it hangs whatever the deadlines are."""
+UNTRAINED_HOPELESS_S: Final = 300.0
+"""The same for a model whose latency is not known yet: a request may name any timeout."""
 GRACE: Final = 0.1
 """Requests of a late execution are answered at their deadline plus this share of it."""
 RETURN_S: Final = 5.0
@@ -149,9 +151,9 @@ class Watch:
         for work in batch.items:
             if work.cancelled:
                 continue
-            last = work.deadline + GRACE * (work.deadline - work.received)
             own = work.timeout_s  # its deadline may be an SLO, or the longest wait: neither ends what runs
-            if own is not None and now > work.received + (1 + GRACE) * own:
+            last = work.received + (1 + GRACE) * (own if own is not None else work.deadline - work.received)
+            if own is not None and now > last:
                 error = Expired("Request timeout expired", why="the model has not answered in time")
                 self._answer(work, error)
             elif last > due:
@@ -159,7 +161,7 @@ class Watch:
         ran = now - batch.started
         trained = self._executor.cost.trained
         floor = max(HUNG_FLOOR_S, HUNG * batch.predicted_s) if trained else UNTRAINED_FLOOR_S
-        hopeless = trained and ran > max(HOPELESS_S, HOPELESS * batch.predicted_s)
+        hopeless = ran > (max(HOPELESS_S, HOPELESS * batch.predicted_s) if trained else UNTRAINED_HOPELESS_S)
         if hopeless or (now > due and ran > floor):
             self._give_up(slot, batch, now)
 

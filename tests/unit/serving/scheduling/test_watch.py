@@ -138,6 +138,36 @@ def test_a_late_execution_is_waited_for_as_long_as_a_request_allows_whatever_the
     drive(scenario)
 
 
+def test_what_seems_to_hang_is_not_given_up_while_a_request_with_a_timeout_of_its_own_waits_for_it():
+    async def scenario():
+        instance, looks = Instance(), []
+        bench = Bench(instances=[instance], queue=QueuePolicy(max_wait_s=0.02), dear=0.002)
+        bench.executor.sweep = looks.append
+        patient = bench.submit(rows(1, value=13), timeout_us=30_000_000)
+        await until(lambda: len(looks) > 20)  # 0.2 s: ten times the longest wait, and what counts as hanging
+        assert not patient.done()
+        instance.gate.set()
+        assert (await patient)[0].tolist() == [[13.0] * 4]
+        bench.close()
+
+    drive(scenario)
+
+
+def test_a_timeout_of_its_own_holds_no_hopeless_execution_of_a_model_that_is_not_known_yet(monkeypatch):
+    monkeypatch.setattr(watch, "UNTRAINED_HOPELESS_S", 0.05)
+
+    async def scenario():
+        first, second = Instance(), Instance()
+        bench = Bench(instances=[first], renew=lambda: second, queue=QueuePolicy(max_wait_s=0.02))
+        with pytest.raises(BackendFailed, match="does not answer"):
+            await bench.submit(rows(1, value=13), timeout_us=30_000_000)
+        first.gate.set()
+        await bench.submit(rows(1))
+        bench.close()
+
+    drive(scenario)
+
+
 def test_requests_behind_a_hung_execution_are_answered_when_they_expire():
     async def scenario():
         instance = Instance()
