@@ -79,7 +79,10 @@ def capacity(endpoint: Endpoint, seconds: float) -> float:
         if not seen.errors and seen.p99(begun, time.perf_counter()) <= SUSTAINED_S:
             print(f"  capacity {share * most:,.0f} requests/s as an open loop, {most:,.0f} as a closed one")
             return share * most
-    raise SystemExit(f"no open loop of {STEPS[-1]:.0%} of {most:,.0f} requests/s was sustained: the machine is busy")
+    print(
+        f"  busy machine: no open loop of {STEPS[-1]:.0%} of {most:,.0f} requests/s kept its p99; this share is taken"
+    )
+    return STEPS[-1] * most
 
 
 def t10(folder: Path, options: Options) -> Result:
