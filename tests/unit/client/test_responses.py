@@ -124,8 +124,8 @@ BROKEN = [
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 70_000,
     b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (LIMIT + 1),
     sized(b"plain", b"Content-Encoding: gzip\r\n"),
-    sized(gzip.compress(b"x")[:-9], b"Content-Encoding: gzip\r\n"),
-    sized(gzip.compress(b"x" * (LIMIT + 1)), b"Content-Encoding: gzip\r\n"),
+    sized(gzip.compress(b"x", mtime=0)[:-9], b"Content-Encoding: gzip\r\n"),
+    sized(gzip.compress(b"x" * (LIMIT + 1), mtime=0), b"Content-Encoding: gzip\r\n"),
     sized(b"x", b"Content-Encoding: br\r\n"),
 ]
 

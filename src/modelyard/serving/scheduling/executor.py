@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
-from functools import partial
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +23,8 @@ from modelyard.domain.scheduling import Batch, Scheduler
 from modelyard.domain.services import ServedModel
 from modelyard.serving.faults import Expired
 from modelyard.serving.instances.steps import StepsWatch
-from modelyard.serving.observe.statistics import Ledger
 from modelyard.serving.oip.plan import Interface
+from modelyard.serving.scheduling.answers import Answering
 from modelyard.serving.scheduling.batches import Execution, owned
 from modelyard.serving.scheduling.cache import Responses, Shared
 from modelyard.serving.scheduling.refusals import Refusals
@@ -34,10 +32,10 @@ from modelyard.serving.scheduling.slots import Slot
 from modelyard.serving.scheduling.timer import FineTimer
 from modelyard.serving.scheduling.turns import Turns
 from modelyard.serving.scheduling.watch import Watch
-from modelyard.serving.scheduling.work import Outcome, Runnable, Work, member
+from modelyard.serving.scheduling.work import Outcome, Runnable, Work
 
 if TYPE_CHECKING:
-    from modelyard.serving.observe.stages import Recorder
+    pass
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ class Allotment:
         return cls(served.threads, served.weight, served.cache_bytes, served.coalesce, pin)
 
 
-class Executor:
+class Executor(Answering):
     """The queue and the execution slots of one model version. Use from the event loop's thread only."""
 
     def __init__(
@@ -77,10 +75,7 @@ class Executor:
         allotment: Allotment = Allotment(),
         turns: Turns | None = None,
     ) -> None:
-        self.interface = interface
-        self.ledger = Ledger()
-        self.recorder: Recorder | None = None
-        """Where the stages of executed requests go (`observe.stages`)."""
+        super().__init__(interface, sliced=model.post is None)
         self.running = 0
         """Requests being executed."""
         self.down: Unavailable | None = None
@@ -93,7 +88,6 @@ class Executor:
         self._model = model
         self._steps = StepsWatch(self, steps_pool)
         self._pre = model.pre
-        self._sliced = model.post is None
         self._inputs = tuple(spec.name for spec in model.inner.inputs)
         self.scheduler: Scheduler[Work] = Scheduler(
             self._batching, queue, LatencyModel(), row_cost=row_cost if row_cost.varies else None
@@ -234,7 +228,7 @@ class Executor:
         if units > self._full_units:
             units = self._full_units
         predicted = scheduler.cost.predict(units)
-        inline = predicted < INLINE_BELOW_S and self._sliced and slot.instance.inline
+        inline = predicted < INLINE_BELOW_S and self.sliced and slot.instance.inline
         if not inline and not self._turns.share.enter(self.flow, predicted):
             return  # held back: `Turns.dispatch` comes back to it
         now = perf_counter()
@@ -335,103 +329,13 @@ class Executor:
                 error = self._refusals.slow_steps(work.pre_s, work.deadline - work.received)
             else:
                 error = self._refusals.of(refusal, again)
-            self._answer(work, error)
+            self.refuse(work, error)
 
     def _complete(self, outcome: Outcome, free_at: float, *, learned: bool = False) -> None:
-        batch, outputs = outcome.batch, outcome.outputs
-        self.running -= len(batch)
+        self.running -= len(outcome.batch)
         if outcome.units and not learned:
             self.scheduler.cost.observe(outcome.units, outcome.end - outcome.start)
-        if outputs is None:
-            problem = outcome.error or BackendFailed(f"model '{self.interface.name}' failed")
-            for work in batch:
-                if not work.cancelled:
-                    self.fail(work, problem)
-            now = perf_counter()
-            self._record([member(work, now, now) for work in batch], outcome, free_at, str(problem))
-            return
-        began = done = perf_counter()
-        stop = 0
-        sliced = self._sliced
-        answered: list[Any] = []
-        late: list[Any] = []
-        left: list[Any] = []
-        for work in batch:
-            row, stop = stop, stop + work.rows
-            if work.cancelled:  # the client left, or was told at its deadline
-                left.append(member(work, done, done))
-                continue
-            try:
-                if sliced:
-                    rendered = work.reply(outputs, row, stop)
-                else:
-                    rendered = work.reply(outputs, 0, outputs[0].shape[0] if outputs and outputs[0].ndim else 1)
-            except ModelyardError as error:
-                self._unanswered(work, outcome, free_at, error)
-                continue
-            except Exception:  # noqa: BLE001 - one answer must not hurt its batch mates
-                _log.exception("answering a request failed")
-                self._unanswered(work, outcome, free_at, BackendFailed("the answer could not be written"))
-                continue
-            done = perf_counter()
-            if rendered is None:
-                late.append(member(work, 0.0, 0.0))
-                work.later(self._late(work, outcome, free_at, done))
-            else:  # as `member` does, without the call
-                answered.append(
-                    (
-                        work.received, work.whole, work.enqueued, work.pre_s, work.post_s, rendered, done,
-                        work.plan.id, work.trace,
-                    )
-                )  # fmt: skip
-        encoding = done - began
-        ledger = self.ledger
-        seen = ledger.of_rows(outcome.rows)
-        if outcome.counts:
-            seen.batches += 1
-            seen.busy_s += outcome.end - outcome.start
-        ledger.count(seen, answered, free_at, outcome.start, outcome.end, encoding)
-        if answered:
-            self._record(answered, outcome, free_at)
-        if late:
-            ledger.count(seen, late, free_at, outcome.start, outcome.end)
-        if left:
-            self._record(left, outcome, free_at, "the client left, or was told of its deadline, before the answer")
-
-    def _record(self, members: list[Any], outcome: Outcome, free_at: float, error: str = "") -> None:
-        if self.recorder is not None:
-            self.recorder.record(self.interface, members, outcome.rows, free_at, outcome.start, outcome.end, error)
-
-    def _unanswered(self, work: Work, outcome: Outcome, free_at: float, error: ModelyardError) -> None:
-        began = perf_counter()
-        self.fail(work, error)
-        self._record([member(work, began, perf_counter())], outcome, free_at, str(error))
-
-    def _late(self, work: Work, outcome: Outcome, free_at: float, replied: float) -> Callable[[float], None]:
-        """What is to be called when an answer that is sent later has been. It holds no tensors."""
-        times = Outcome([], outcome.rows, outcome.start, outcome.end)
-        return partial(self._sent_late, member(work, 0.0, 0.0), times, free_at, replied)
-
-    def _sent_late(self, told: Any, outcome: Outcome, free_at: float, replied: float, rendered: float) -> None:
-        sent = perf_counter()
-        rendered = min(max(rendered, replied), sent)  # another thread may have been faster
-        seen = self.ledger.of_rows(outcome.rows)
-        seen.encode_s += rendered - replied
-        seen.send_s += sent - rendered
-        self.ledger.count_durations([sent - told[0]])
-        self._record([(*told[:5], rendered, sent, *told[7:])], outcome, free_at)
-
-    def fail(self, work: Work, error: ModelyardError) -> None:
-        """Answer an accepted request with an error that is no refusal."""
-        self.ledger.failed += 1
-        self.ledger.failed_s += perf_counter() - work.received
-        self._answer(work, error)
-
-    def _answer(self, work: Work, error: ModelyardError) -> None:
-        try:
-            work.fail(error)
-        except Exception:  # noqa: BLE001 - one answer must not hurt its batch mates
-            _log.exception("answering a request with an error failed")
+        self.answer(outcome, free_at)
 
     # --- life
 
@@ -460,7 +364,7 @@ class Executor:
         dropped, self.scheduler.dropped = self.scheduler.dropped, []
         for work, _ in dropped:
             self.ledger.refused[Refusal.DRAINING] += 1
-            self._answer(work, self.gone)
+            self.refuse(work, self.gone)
         self._stop_waiting()
         if self._fine is not None:
             self._fine.close()

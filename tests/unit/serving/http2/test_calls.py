@@ -221,10 +221,10 @@ def test_a_compressed_message_is_unpacked(name, pack):
 @pytest.mark.parametrize(
     ("encoding", "content", "status"),
     [
-        ("gzip", gzip.compress(bytes(MAX_BODY + 1)), Status.RESOURCE_EXHAUSTED),
+        ("gzip", gzip.compress(bytes(MAX_BODY + 1), mtime=0), Status.RESOURCE_EXHAUSTED),
         ("gzip", b"no gzip", Status.INVALID_ARGUMENT),
-        ("gzip", gzip.compress(b"abc")[:-3], Status.INVALID_ARGUMENT),
-        ("gzip", gzip.compress(b"abc") + b"more", Status.INVALID_ARGUMENT),
+        ("gzip", gzip.compress(b"abc", mtime=0)[:-3], Status.INVALID_ARGUMENT),
+        ("gzip", gzip.compress(b"abc", mtime=0) + b"more", Status.INVALID_ARGUMENT),
         ("identity", b"abc", Status.INVALID_ARGUMENT),
     ],
 )
