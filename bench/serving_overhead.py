@@ -4,7 +4,8 @@
 
 The floor is nginx answering a constant response (one worker); the naive service is FastAPI + uvicorn + onnxruntime, as
 most tutorials write it. Same client for all REST cells (wrk, 1 thread), h2load for gRPC; one service at a time under
-load, rounds interleaved, medians. Ratios matter, not absolutes. Needs nginx, wrk, h2load (Debian packages) and the
+load, rounds interleaved, medians. Ratios matter, not absolutes. Last comes where a request's time goes in the busiest
+cells, by the replica's own stages (`/stats`) and its CPU clock. Needs nginx, wrk, h2load (Debian packages) and the
 `onnx` extra, fastapi and uvicorn.
 """
 
@@ -23,12 +24,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 
 from modelyard.domain.artifacts import LocalArtifact, Precision, Target
 from modelyard.domain.configuration import Batching
@@ -115,7 +118,8 @@ def write_payloads(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int) -> Iterator[None]:
+def running(command: list[str], port: int) -> Iterator[int]:
+    """Its process id, until it is ended."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 30
@@ -125,7 +129,7 @@ def running(command: list[str], port: int) -> Iterator[None]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command[0]} did not start")
             time.sleep(0.05)
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
@@ -154,6 +158,28 @@ def h2load(body: Path, port: int, connections: int, seconds: float) -> tuple[flo
     if failed and (int(failed[1]) or int(failed[2])):
         raise SystemExit(f"the service failed requests:\n{text}")
     return float(re.search(r"([\d.]+) req/s", text)[1]), float("nan")
+
+
+SHARES = ("requests", "parse_s", "busy_s", "encode_s", "send_s", "user_s", "kernel_s")
+
+
+def spent(pid: int, port: int) -> dict[str, float]:
+    """What a replica has spent so far, in seconds: stages by its statistics, CPU by the system."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats", timeout=10) as response:
+        (model,) = json.load(response)["models"]
+    sums = {key: sum(batch[key] for batch in model["batches"]) for key in SHARES[:5]}
+    cpu = psutil.Process(pid).cpu_times()
+    return {**sums, "user_s": cpu.user, "kernel_s": cpu.system}
+
+
+def shares(before: dict[str, float], after: dict[str, float]) -> str:
+    """A line of the last table: microseconds per request."""
+    more = {key: after[key] - before[key] for key in SHARES}
+    each = {key: more[key] / more["requests"] * 1e6 for key in SHARES}
+    cpu = each["user_s"] + each["kernel_s"]
+    known = each["parse_s"] + each["busy_s"] + each["encode_s"] + each["send_s"]
+    columns = (cpu, each["kernel_s"], each["parse_s"], each["busy_s"], each["encode_s"], each["send_s"], cpu - known)
+    return "".join(f"| {value:>12.2f} " for value in columns)
 
 
 def fingerprint() -> str:
@@ -188,7 +214,7 @@ def main() -> None:
         (directory / "nginx.conf").write_text(NGINX.format(dir=name, port=floor, body=constant))
         (directory / "naive.py").write_text(NAIVE)
         own = [sys.executable, "-m", "modelyard.serving", "--log-level", "warning", "--spec", f"{name}/spec.json"]
-        stack.enter_context(running(own, ours))
+        pid = stack.enter_context(running(own, ours))
         stack.enter_context(running(["nginx", "-e", f"{name}/start.log", "-c", f"{name}/nginx.conf"], floor))
         stack.enter_context(running([sys.executable, f"{name}/naive.py", f"{name}/mlp.onnx", str(naive)], naive))
         while not ready.exists():
@@ -216,6 +242,14 @@ def main() -> None:
                 p99 = statistics.median(p for _, p in mine)
                 line += f"| {rate:>15,.0f} {p99:>11.2f} {ratio:>14.3f} "
             print(line)
+        busiest = max(options.connections)
+        titles = ("CPU", "of it kernel", "parse", "model", "encode", "send", "the rest")
+        print(f"\nus per request at {busiest:>8} " + "".join(f"| {title:>12} " for title in titles))
+        for label, cell in cells.items():
+            if label.startswith("modelyard"):
+                before = spent(pid, ours)
+                cell(busiest)
+                print(f"{label:28}{shares(before, spent(pid, ours))}")
 
 
 if __name__ == "__main__":
