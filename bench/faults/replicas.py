@@ -36,10 +36,13 @@ class Signalled:
     rate: float
     gone: list[float]
     replaced: list[float]
+    restless: int
+    """How often the queue of one fault was still there at the next: the rate was more than there is."""
 
     def __str__(self) -> str:
         failed = f"{len(self.seen.errors)} of {self.seen.requests:,} failed"
-        return f"{len(self.gone)} times at {self.rate:,.0f} requests/s: {failed}"
+        busy = f", {self.restless} times into a queue: busy machine" if self.restless else ""
+        return f"{len(self.gone)} times at {self.rate:,.0f} requests/s{busy}: {failed}"
 
 
 def signalled(folder: Path, number: signal.Signals, options: Options) -> Signalled:
@@ -47,6 +50,7 @@ def signalled(folder: Path, number: signal.Signals, options: Options) -> Signall
     choice = random.Random(1)
     gone: list[float] = []
     replaced: list[float] = []
+    restless = 0
     with service(folder, 2, looping(folder)) as (engine, endpoint):
         rate = options.rate or SHARE * capacity(endpoint, options.seconds)
         load = Load(endpoint, "loop", FEW, RETRIES)
@@ -63,9 +67,10 @@ def signalled(folder: Path, number: signal.Signals, options: Options) -> Signall
                 calm_by = time.perf_counter() + LONGEST_S / 3
                 print(f"  {len(replaced)}/{options.times}", end="\r", file=sys.stderr)
                 until(lambda by=calm_by: load.in_flight <= CALM or time.perf_counter() > by, LONGEST_S)  # type: ignore[misc]
+                restless += load.in_flight > CALM
     for error in seen.errors[:3]:
         print(f"    {error}")
-    return Signalled(seen, rate, gone, replaced)
+    return Signalled(seen, rate, gone, replaced, restless)
 
 
 def capacity(endpoint: Endpoint, seconds: float) -> float:
