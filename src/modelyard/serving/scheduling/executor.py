@@ -256,13 +256,18 @@ class Executor(Answering):
 
     def _run_here(self, slot: Slot, batch: Batch[Work]) -> None:
         outcomes = slot.run(batch)
-        scheduler = self.scheduler
         end = perf_counter()
-        scheduler.finished(batch, end)
+        self.running -= len(batch.items)
+        scheduler = self.scheduler
+        try:
+            for outcome in outcomes:  # first of all: the callers wait
+                self.answer(outcome, slot.free_at)
+        finally:
+            scheduler.finished(batch, end)
         self._turns.share.charge(self.flow, end - batch.started)
-        free_at = slot.free_at
         for outcome in outcomes:
-            self._complete(outcome, free_at)
+            if outcome.units:
+                scheduler.learn(outcome.units, outcome.end - outcome.start)
         slot.free_at = perf_counter()
 
     def worked(self, slot: Slot, batch: Batch[Work], outcomes: list[Outcome]) -> None:
@@ -282,8 +287,9 @@ class Executor(Answering):
         if self.scheduler.rows and not self._armed:
             self.turn()
         self._turns.dispatch()
+        self.running -= len(batch.items)
         for outcome in outcomes:
-            self._complete(outcome, free_at, learned=True)
+            self.answer(outcome, free_at)
 
     def _wait(self, delay: float) -> None:
         self._awaiting = True
@@ -330,12 +336,6 @@ class Executor(Answering):
             else:
                 error = self._refusals.of(refusal, again)
             self.refuse(work, error)
-
-    def _complete(self, outcome: Outcome, free_at: float, *, learned: bool = False) -> None:
-        self.running -= len(outcome.batch)
-        if outcome.units and not learned:
-            self.scheduler.cost.observe(outcome.units, outcome.end - outcome.start)
-        self.answer(outcome, free_at)
 
     # --- life
 
