@@ -58,8 +58,13 @@ def server(tmp_path_factory):
         scripted("poison", COLUMN, name="poison", delay_us=50_000),
         scripted("echo", name="m", version=1),
         scripted("scale", name="m", version=3),
+        scripted("echo", name="shared", version=1),
+        scripted("scale", name="shared", version=2),
     ]
-    policies = {"m": VersionPolicy(labels={"stable": 1, "next": 3})}
+    policies = {
+        "m": VersionPolicy(labels={"stable": 1, "next": 3}),
+        "shared": VersionPolicy(canary={2: 0.5}),
+    }
     with replica(tmp_path_factory.mktemp("tfs"), *models, policies=policies) as running:
         yield running
 
@@ -297,6 +302,25 @@ def test_classify_regress_and_multi_inference(channel):
     for result in multi.results:
         (row,) = result.classification_result.classifications
         assert [c.score for c in row.classes] == [2, 4, 6, 8]
+
+
+def test_all_tasks_of_one_call_are_answered_by_one_version(channel):
+    request = pb.MultiInferenceRequest.FromString(golden("multi"))
+    for task in request.tasks:
+        task.model_spec.name = "shared"
+        task.model_spec.ClearField("version_choice")
+    seen = set()
+    for _ in range(6):
+        multi = pb.MultiInferenceResponse.FromString(call(channel, "MultiInference", request))
+        (version,) = {result.model_spec.version.value for result in multi.results}
+        seen.add(version)
+    assert seen == {1, 2}
+    request.tasks[0].model_spec.version.value = 1
+    multi = pb.MultiInferenceResponse.FromString(call(channel, "MultiInference", request))
+    assert {result.model_spec.version.value for result in multi.results} == {1}
+    request.tasks[1].model_spec.version.value = 2
+    with pytest.raises(grpc.RpcError, match="same version"):
+        call(channel, "MultiInference", request)
 
 
 def test_multi_inference_refuses_what_it_cannot(channel):

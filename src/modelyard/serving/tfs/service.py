@@ -16,6 +16,7 @@ from modelyard.serving.grpc.ports import Call, Method, by_path
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.oip.messages import parse
 from modelyard.serving.oip.plan import Plan
+from modelyard.serving.scheduling.executor import Executor
 from modelyard.serving.scheduling.work import Work
 from modelyard.serving.tfs import messages as pb
 from modelyard.serving.tfs import models
@@ -82,13 +83,11 @@ class TfsService:
         self._plane = plane
 
     async def multi_inference(self, request: Any, call: Call) -> Any:
-        """Several classifications and regressions of the same examples."""
-        if not request.tasks:
-            raise InvalidInput("Inference request must have at least one task")
-        if len({task.model_spec.name for task in request.tasks}) > 1:
-            raise InvalidInput("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
-        works = [self._start(task, request.input, call) for task in request.tasks]
+        """Several classifications and regressions of the same examples, by one version: the first task's."""
+        executor = self._chosen_by_all(request.tasks)
+        works: list[_TaskWork] = []
         try:
+            works.extend(self._start(executor, task, request.input, call) for task in request.tasks)
             results = [await work.done for work in works]
         finally:
             for work in works:
@@ -108,10 +107,24 @@ class TfsService:
                 result.regression_result.CopyFrom(whole.result)
         return response
 
-    def _start(self, task: Any, given: Any, call: Call) -> _TaskWork:
+    def _chosen_by_all(self, tasks: Any) -> Executor:
+        if not tasks:
+            raise InvalidInput("Inference request must have at least one task")
+        first = tasks[0].model_spec
+        for spec in (task.model_spec for task in tasks):
+            if spec.name != first.name:
+                raise InvalidInput("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+            choice = spec.WhichOneof("version_choice")
+            if choice is not None and (
+                choice != first.WhichOneof("version_choice") or getattr(spec, choice) != getattr(first, choice)
+            ):
+                raise InvalidInput("All ModelSpecs in a MultiInferenceRequest must access the same version.")
+        return chosen(self._plane, first).pick()
+
+    @staticmethod
+    def _start(executor: Executor, task: Any, given: Any, call: Call) -> _TaskWork:
         if task.method_name not in (CLASSIFY, REGRESS):
             raise Unsupported(f"Unsupported signature method_name: {task.method_name}")
-        executor = chosen(self._plane, task.model_spec).pick()
         kind = ClassifyCodec if task.method_name == CLASSIFY else RegressCodec
         plan, tensors = decode_examples(executor.interface, task.model_spec, given, kind.check)
         work = _TaskWork(plan, tensors, call, asyncio.get_running_loop().create_future())
