@@ -203,11 +203,14 @@ class Tracer:
             )
         if not model:
             self._global = changed
+            self._until.clear()  # counting starts anew: the next request is sampled, whatever the rate was
             for own in self._models.values():
                 _follow(own, changed)
         elif names:
+            self._until.pop(model, None)
             self._models[model] = changed
         else:
+            self._until.pop(model, None)
             self._models.pop(model, None)
         return self.settings(model)
 

@@ -106,6 +106,18 @@ def test_the_callers_decision_goes_before_the_rate():
     assert [m.id for m in nobody.members] == ["yes"]
 
 
+@pytest.mark.parametrize("model", ["", "m"])
+def test_a_new_rate_counts_from_the_next_request_on(model):
+    kept = Kept()
+    tracer = Tracer(Tracing(rate=0.01), [kept])
+    recorder = Recorder(tracer)
+    run(recorder, work(9, 9.1, name="first"))
+    tracer.update({"trace_rate": "1"}, model)
+    run(recorder, work(9, 9.1, name="second"))
+    tracer.close()
+    assert "second" in [m.id for m in kept.members]
+
+
 def test_a_count_ends_sampling():
     kept = Kept()
     tracer = Tracer(Tracing(rate=1.0), [kept])
