@@ -73,8 +73,16 @@ class Responses:
             return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "digest")
+        try:
+            self._thread.submit(self._digest, work)
+        except RuntimeError as error:
+            self._thread = None  # the request is in its queue all the same: nobody may come to it later
+            raise Unavailable(
+                "the request cannot be looked up in the cache",
+                why=str(error),
+                hint="the system's limit of threads is reached: retry later, or raise it",
+            ) from error
         self.digesting += 1
-        self._thread.submit(self._digest, work)
 
     def _digest(self, work: Work) -> None:
         """In the thread."""

@@ -304,6 +304,24 @@ def test_while_a_key_is_made_the_executor_is_not_idle_and_who_left_is_not_execut
     drive(scenario)
 
 
+def test_where_no_thread_can_be_started_the_request_is_refused_once_and_nothing_is_left_behind(monkeypatch):
+    def none(self):
+        raise RuntimeError("can't start new thread")
+
+    async def scenario():
+        bench = Bench(lambda x: x, allotment=CACHE)
+        with monkeypatch.context() as limited, pytest.raises(Unavailable, match="looked up"):
+            limited.setattr(threading.Thread, "start", none)
+            await bench.submit(LARGE)
+        assert bench.executor.idle
+        (out,) = await bench.submit(LARGE + 1)
+        assert (out == 2).all()
+        assert bench.runs == [(1, 50_000)]
+        bench.close()
+
+    drive(scenario)
+
+
 def test_a_refusal_after_the_key_was_made_is_the_requests_answer():
     async def scenario():
         bench = Bench(lambda x: x, allotment=CACHE)
