@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 LARGE_JSON_BYTES: Final = 64 * 1024
-"""More JSON than this is parsed off the event loop: it would hold it for more than about 50 us."""
+"""More JSON, or strings, than this is decoded off the event loop: it would hold it for more than about 50 us, 16 MiB of
+short binary strings for more than a second."""
 
 
 class Handling:
@@ -103,7 +104,7 @@ class Handling:
         def submit(work: HttpWork) -> None:
             self._submit(connection, slot, executor, work)
 
-        if codec.json_bytes(slot.head, body) > LARGE_JSON_BYTES:
+        if codec.slow_bytes(executor.interface, slot.head, body) > LARGE_JSON_BYTES:
             self._aside(connection, slot, "decoding", decode, submit)
         else:
             submit(decode())
@@ -118,6 +119,9 @@ class Handling:
             executor.submit(work)
         except ModelyardError as error:
             connection.fail(work, error)
+        except Exception:  # noqa: BLE001 - boundary of a request, as in `Connection._handle`
+            _log.exception("taking a request failed")
+            connection.fail(work, BackendFailed("the request could not be taken"))
 
     def _aside(
         self, connection: Connection, slot: Slot, doing: str, work: Callable[[], _T], then: Callable[[_T], None]

@@ -27,8 +27,8 @@ class Reply(NamedTuple):
 class Codec(Protocol):
     """One protocol's inference over HTTP. Stateless; used from the event loop and from pool threads."""
 
-    def json_bytes(self, head: Head, body: Body) -> int:
-        """How many bytes of `body` are JSON: much of it is parsed in a pool thread."""
+    def slow_bytes(self, interface: Interface, head: Head, body: Body) -> int:
+        """How many bytes of `body` are read value by value, JSON or strings: much of it is decoded in a pool thread."""
         ...
 
     def decode(self, interface: Interface, head: Head, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
@@ -45,8 +45,8 @@ class Codec(Protocol):
         """
         ...
 
-    def json_elements(self, plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
-        """How many elements `render` would write as JSON: large ones are rendered in a pool thread."""
+    def slow_elements(self, plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
+        """How many elements `render` would write one by one, JSON or strings: many are rendered in a pool thread."""
         ...
 
 

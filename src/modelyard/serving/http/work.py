@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LARGE_JSON_ELEMENTS: Final = 4096
-"""Responses with more JSON elements than this are rendered off the event loop."""
+"""Responses with more elements than this in JSON, or strings, are rendered off the event loop."""
 
 
 class Slot:
@@ -82,13 +82,13 @@ class HttpWork(Work):
             self.priority = head.priority
 
     def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
-        """Render and send; large JSON is rendered in the pool."""
+        """Render and send; large JSON and many strings are rendered in the pool."""
         connection = self._connection
         if connection.transport is None:
             return perf_counter()
         if (outputs[0].size if len(outputs) == 1 else sum(o.size for o in outputs)) > LARGE_JSON_ELEMENTS:
             rows = outputs[0].shape[0] if outputs[0].ndim else 1
-            if self._codec.json_elements(self.plan, outputs, stop - start, rows) > LARGE_JSON_ELEMENTS:
+            if self._codec.slow_elements(self.plan, outputs, stop - start, rows) > LARGE_JSON_ELEMENTS:
                 connection.front.pool.submit(self._render_aside, outputs, start, stop)
                 return None
         answer = self._codec.render(self.plan, outputs, start, stop)

@@ -40,7 +40,7 @@ class Interface:
 
     __slots__ = (
         "batched", "binary_plans", "classes", "input_index", "json_forms", "json_head", "json_plans", "name",
-        "output_index", "signature", "version",
+        "output_index", "signature", "strings", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: int, signature: Signature, classes: tuple[str, ...] = ()) -> None:
@@ -50,6 +50,8 @@ class Interface:
         self.version = version
         self.signature = signature
         self.batched = signature.batched  # kept: working it out costs 2 us, too much for every response
+        self.strings = any(spec.datatype is Datatype.BYTES for spec in signature.inputs)
+        """Whether an input is BYTES: these are read one by one, in whatever form."""
         self.json_head = _json_head(signature)
         """How the JSON of its requests is parsed the fast way, where its inputs are all of one kind of number."""
         self.input_index = {spec.name: i for i, spec in enumerate(signature.inputs)}

@@ -165,6 +165,10 @@ def _template(plan: Plan, parts: list[Tensor], shapes: tuple[tuple[int, ...], ..
     return Template(shapes, (*pieces, end), fixed, numbers, id_at)
 
 
-def json_elements(plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
-    """How many elements of a response are JSON, to decide where to render it."""
-    return sum(outputs[i].size * rows // max(batch_rows, 1) for i, binary in plan.outputs if not binary)
+def slow_elements(plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
+    """How many elements of a response are JSON or strings, to decide where to render it."""
+    return sum(
+        outputs[i].size * rows // max(batch_rows, 1)
+        for i, binary in plan.outputs
+        if not binary or outputs[i].dtype.kind == "O"
+    )

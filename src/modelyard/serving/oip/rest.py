@@ -31,7 +31,7 @@ from modelyard.serving.oip.plan import (
     ordered,
 )
 from modelyard.serving.oip.regions import Regions
-from modelyard.serving.oip.rendering import json_elements, render
+from modelyard.serving.oip.rendering import render, slow_elements
 
 Body: TypeAlias = bytes | bytearray
 
@@ -54,10 +54,10 @@ class RestCodec:
     def __init__(self, regions: Regions | None = None) -> None:
         self._regions = regions
 
-    def json_bytes(self, head: Head, body: Body) -> int:
-        """All of it, or the head before binary tensors."""
+    def slow_bytes(self, interface: Interface, head: Head, body: Body) -> int:
+        """All of it, or the head before binary tensors of numbers."""
         length = head.header_length
-        return len(body) if length < 0 else length
+        return len(body) if length < 0 or interface.strings else length
 
     def decode(self, interface: Interface, head: Head, body: Body) -> tuple[Plan, tuple[Tensor, ...]]:
         """See `decode`."""
@@ -76,7 +76,7 @@ class RestCodec:
         return decode(interface, length, body, self._regions)
 
     render = staticmethod(render)  # without a frame of their own
-    json_elements = staticmethod(json_elements)
+    slow_elements = staticmethod(slow_elements)
 
 
 def decode(

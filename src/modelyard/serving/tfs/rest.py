@@ -34,11 +34,11 @@ _encode = msgspec.json.Encoder().encode
 class _JsonCodec:
     """What the three verbs share: JSON in, JSON out."""
 
-    def json_bytes(self, head: Head, body: Body) -> int:  # noqa: ARG002 - Codec's
+    def slow_bytes(self, interface: Interface, head: Head, body: Body) -> int:  # noqa: ARG002 - Codec's
         """All of it."""
         return len(body)
 
-    def json_elements(self, plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
+    def slow_elements(self, plan: Plan, outputs: list[Tensor], rows: int, batch_rows: int) -> int:
         """How many numbers the answer has."""
         return sum(outputs[i].size * rows // max(batch_rows, 1) for i, _ in plan.outputs)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 from time import perf_counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.http.limits import Limits
 from modelyard.serving.http.work import HttpWork
 from modelyard.serving.scheduling.work import Work
-from tests.unit.serving.http.wire import Plan, chunked, get, post, run
+from tests.unit.serving.http.wire import Codec, Held, Plan, chunked, get, post, run
 
 PARENT = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
 REQUESTS = [
@@ -128,6 +130,50 @@ def test_after_a_large_body_nothing_is_handled_until_its_answer():
         assert transport.reading
 
     run(scenario, big_body_bytes=500)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_is_read_value_by_value_is_decoded_off_the_loop_where_it_is_much(monkeypatch, slow):
+    threads = []
+
+    def decode(self, interface, head, body):
+        threads.append(threading.current_thread())
+        return Plan(), (np.array([len(body)]),)
+
+    monkeypatch.setattr(Codec, "decode", decode)
+    monkeypatch.setattr(Codec, "slow_bytes", lambda self, interface, head, body: len(body) if slow else 0)
+
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        connection.data_received(post(b"s" * 70_000, "/infer"))
+        await bench.settle()
+        bench.answer_all()
+        assert [body for _, _, body in transport.answers] == [b"70000"]
+        assert (threads == [threading.main_thread()]) is not slow
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_bug_while_a_large_request_is_queued_costs_its_answer_only(monkeypatch, slow):
+    monkeypatch.setattr(Codec, "decode", lambda *_: (Plan(), (np.array([1]),)))
+    monkeypatch.setattr(Codec, "slow_bytes", lambda self, interface, head, body: len(body) if slow else 0)
+
+    def submit(self, work):
+        raise RuntimeError("a bug")
+
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        with monkeypatch.context() as broken:
+            broken.setattr(Held, "submit", submit)
+            connection.data_received(post(b"s" * 70_000, "/infer"))
+            await bench.settle()
+        assert transport.statuses == [500]
+        connection.data_received(post(b"1", "/infer"))
+        bench.answer_all()
+        assert transport.statuses == [500, 200]
+
+    run(scenario)
 
 
 def test_header_priority_and_deadline_reach_the_work_and_the_bodys_own_go_first():

@@ -121,7 +121,7 @@ class Plan:
 class Codec:
     """The body is an integer; the answer is it in the same form."""
 
-    def json_bytes(self, head: Any, body: Any) -> int:
+    def slow_bytes(self, interface: Any, head: Any, body: Any) -> int:
         return 0
 
     def decode(self, interface: Any, head: Any, body: Any) -> tuple[Plan, tuple[Any, ...]]:
@@ -132,7 +132,7 @@ class Codec:
     def render(self, plan: Any, outputs: Any, start: int, stop: int) -> bytes:
         return response(200, b"%d" % outputs[0][0]).rest
 
-    def json_elements(self, plan: Any, outputs: Any, rows: int, batch_rows: int) -> int:
+    def slow_elements(self, plan: Any, outputs: Any, rows: int, batch_rows: int) -> int:
         return 1
 
 

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.domain.errors import InvalidInput, NotFound, Unsupported
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec, from_bf16, to_bf16
-from modelyard.serving.http.head import NO_HEADER
+from modelyard.serving.http.head import NO_HEADER, Head
 from modelyard.serving.oip import messages, rendering, rest, wire
 from modelyard.serving.oip.plan import InferHead, InputHead, Interface, Plan, make_plan, named
 
@@ -330,3 +330,15 @@ def test_a_timeout_may_be_long_or_none(timeout, seconds):
     interface = face(Datatype.FP32, (2, 3))
     head = InferHead([InputHead("x", "FP32", [2, 3])], parameters={"timeout": timeout})
     assert make_plan(interface, head).timeout_s == (seconds if seconds is None else pytest.approx(seconds))
+
+
+def test_strings_count_as_read_and_written_one_by_one_even_as_binary():
+    strings, floats = face(Datatype.BYTES, (8,)), face(Datatype.FP32, (8,))
+    head = Head("POST", (), 0, True, False, False, 100)
+    codec = rest.RestCodec()
+    assert codec.slow_bytes(strings, head, bytes(5000)) == 5000
+    assert codec.slow_bytes(floats, head, bytes(5000)) == 100
+    wishes = {"binary_data_output": True}
+    for model, datatype, found in ((strings, Datatype.BYTES, 8), (floats, Datatype.FP32, 0)):
+        plan = make_plan(model, InferHead([InputHead("x", datatype, [8])], parameters=wishes))
+        assert codec.slow_elements(plan, [np.empty(8, datatype.numpy)], 8, 8) == found
