@@ -68,8 +68,9 @@ class Life:
     def start(self, limit_s: float, warm_up: Callable[[Life], None] | None = None) -> Description:
         """Start the process, load the model and let `warm_up` run it, all within `limit_s`.
 
-        Raises what loading and warming up raise, BackendFailed if the process ends or says nothing; the process is
-        gone then. It ends with the calling thread (PR_SET_PDEATHSIG is by thread): call this from one that stays.
+        Raises what loading and warming up raise, BackendFailed if the process ends, says nothing or has more memory
+        than its limit; the process is gone then. It ends with the calling thread (PR_SET_PDEATHSIG is by thread): call
+        this from one that stays.
         """
         with self._far:
             self._process = process = subprocess.Popen(
@@ -97,8 +98,21 @@ class Life:
             raise
         self.loaded_bytes = resident_bytes(process.pid)
         if self.limit_bytes is not None:
+            self._check_size(self.limit_bytes)
             bound(process.pid, self.limit_bytes)
         return found
+
+    def _check_size(self, limit_bytes: int) -> None:
+        if self.loaded_bytes <= limit_bytes:
+            return
+        self.kill("it failed to start")
+        self.wait()
+        raise BackendFailed(
+            f"model '{self.name}' needs more memory than it may use",
+            why=f"its process has {self.loaded_bytes / 2**20:.0f} MiB once it is loaded, and the limit is "
+            f"{max(limit_bytes, 0) / 2**20:.3g} MiB",
+            hint="raise the memory limit of the model, or of the replica",
+        )
 
     def _greet(self, process: subprocess.Popen[bytes]) -> Description:
         pipe = process.stdin

@@ -85,6 +85,8 @@ class ProcessInstance:
         self._closed = False
         self._interruptions = 0
         self._gone: str | None = None
+        self.absent = ""
+        """Why no process runs, while it is started again."""
         self.warm_up: WarmUp | None = None
         """Set once the model was warmed up: what to do after a restart."""
         first: Future[Description] = Future()
@@ -171,6 +173,7 @@ class ProcessInstance:
         """Publish a started process until it ends; why it did."""
         with self._changed:
             self._life = life
+            self.absent = ""
             self._changed.notify_all()
         if not first.done():
             first.set_result(found)
@@ -184,6 +187,7 @@ class ProcessInstance:
         self._memory.forget(life)
         with self._changed:
             self._life = None
+            self.absent = why
         if not self._closed:
             _log.error("the process of model %s ended: %s", self._name, why)
         return why

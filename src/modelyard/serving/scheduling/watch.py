@@ -13,9 +13,9 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from modelyard.domain.errors import BackendFailed, Unavailable
+from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.scheduling import Batch
-from modelyard.serving.faults import Expired
+from modelyard.serving.faults import Expired, without_paths
 from modelyard.serving.scheduling.batches import Execution
 from modelyard.serving.scheduling.ports import Instance
 from modelyard.serving.scheduling.slots import InProcess, Renewal, Slot, cores_of
@@ -165,32 +165,42 @@ class Watch:
         if hopeless or (now > due and ran > floor):
             self._give_up(slot, batch, now)
 
-    def _answer(self, work: Work, error: Expired | BackendFailed) -> None:
+    def _answer(self, work: Work, error: ModelyardError) -> None:
         work.cancelled = True
         self._executor.fail(work, error)
 
     def _give_up(self, slot: Slot, batch: Batch[Work], now: float) -> None:
         executor = self._executor
-        self.hung += 1
         slot.given_up = True
         slot.since = now
         self.slots.remove(slot)
         executor.running -= len(batch.items)
         executor.scheduler.finished(batch, now)
-        ran = now - batch.started
-        _log.error(
-            "model %s: an execution of %d rows hangs, %.1f s after its start (usual: %.3f s)",
-            self._name, batch.rows, ran, batch.predicted_s,
-        )  # fmt: skip
+        error = self._reason(slot, batch, now - batch.started)
         for work in batch.items:
             if not work.cancelled:
-                why = f"it was given up after {ran:.1f} s; it usually takes {batch.predicted_s:.3g} s"
-                self._answer(work, BackendFailed(f"model '{self._name}' does not answer", why=why))
+                self._answer(work, error)
         if slot.instance.interrupt():
             self._returning.append(slot)
         else:
             self._abandon(slot)
         self._counted()
+
+    def _reason(self, slot: Slot, batch: Batch[Work], ran: float) -> ModelyardError:
+        """Why an execution is given up, noted too: what its requests are told."""
+        absent: str = getattr(slot.instance, "absent", "")  # of those that run in a process of their own
+        if absent:
+            _log.error(
+                "model %s: %d rows no longer wait for its process, which is started again", self._name, batch.rows
+            )
+            return Unavailable(f"model '{self._name}' is being started again", why=without_paths(absent))
+        self.hung += 1
+        _log.error(
+            "model %s: an execution of %d rows hangs, %.1f s after its start (usual: %.3f s)",
+            self._name, batch.rows, ran, batch.predicted_s,
+        )  # fmt: skip
+        why = f"it was given up after {ran:.1f} s; it usually takes {batch.predicted_s:.3g} s"
+        return BackendFailed(f"model '{self._name}' does not answer", why=why)
 
     def _abandon(self, slot: Slot) -> None:
         """Its thread ends should it ever come back; a new instance takes its place."""

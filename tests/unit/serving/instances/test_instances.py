@@ -265,6 +265,23 @@ def test_a_process_beyond_its_memory_limit_is_refused_more(make):
     np.testing.assert_array_equal(instance.run(vector(1))["y"], [[2]])
 
 
+def test_a_limit_below_what_the_loaded_model_has_is_told_when_it_is_loaded(make):
+    with pytest.raises(BackendFailed, match="needs more memory than it may use") as raised_error:
+        make(dataclasses.replace(served("echo", Isolation.PROCESS, VECTOR), memory_limit_bytes=1024))
+    assert "the limit is 0.000977 MiB" in raised_error.value.why
+    assert "raise the memory limit" in raised_error.value.hint
+
+
+def test_why_no_process_runs_is_known_while_it_is_started_again(make):
+    instance = make(served("moody", Isolation.PROCESS, VECTOR))
+    assert instance.absent == ""
+    with pytest.raises(BackendFailed, match="SIGSEGV"):
+        instance.run(vector(668))
+    until(lambda: instance.absent or instance._budget.restarts, "the keeper noticed")
+    instance.run(vector(1))
+    assert instance.absent == ""
+
+
 def test_where_all_processes_use_too_much_the_one_that_grew_most_is_ended():
     class Process:
         def __init__(self, pid, loaded_bytes):

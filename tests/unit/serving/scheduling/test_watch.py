@@ -244,6 +244,23 @@ def test_of_an_execution_that_was_given_up_no_request_is_run_again():
     drive(scenario)
 
 
+def test_a_process_that_is_started_again_for_too_long_is_no_hang():
+    async def scenario():
+        instance = Instance(interruptible=True)
+        instance.absent = "out of memory reading /srv/model.onnx"
+        bench = Bench(instances=[instance], queue=QUEUE, dear=0.002)
+        with pytest.raises(Unavailable, match=r"is being started again: out of memory reading \.\.\./model\.onnx"):
+            await bench.submit(rows(1, value=13))
+        assert bench.executor.watch.hung == 0
+        instance.absent = ""
+        with pytest.raises(BackendFailed, match="does not answer"):
+            await bench.submit(rows(1, value=13))
+        assert bench.executor.watch.hung == 1
+        bench.close()
+
+    drive(scenario)
+
+
 def test_an_instance_that_cannot_be_made_is_tried_again():
     async def scenario():
         first, second = Instance(), Instance()
