@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -21,7 +22,7 @@ from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.faults import text_of
 from modelyard.serving.grpc.fronts import Front
 from modelyard.serving.http.front import HttpFront
-from modelyard.serving.http.limits import Limits, raise_descriptor_limit
+from modelyard.serving.http.limits import SHARED_S, Limits, raise_descriptor_limit
 from modelyard.serving.http.listeners import Listeners
 from modelyard.serving.instances.service import Instances
 from modelyard.serving.instances.steps import MOST_ABANDONED, StepThreads
@@ -80,7 +81,8 @@ class Replica:
         self._http: Listeners | None = None
         routes = (OipRoutes(self.plane), TfsRoutes(self.plane), ObserveRoutes(self.plane))
         raise_descriptor_limit()
-        self._front = HttpFront(self.plane, routes, self._pool, Limits(max_body_bytes=spec.max_body_bytes))
+        limits = Limits(max_body_bytes=spec.max_body_bytes, shared_s=SHARED_S if spec.reuse_port else inf)
+        self._front = HttpFront(self.plane, routes, self._pool, limits)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain."""

@@ -34,8 +34,8 @@ class Connection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_active", "_again", "_big", "_closing", "_framing", "_full", "_held", "_patience_s", "_paused_at", "_pending",
-        "_reading", "_since", "front", "transport",
+        "_active", "_again", "_aged", "_big", "_closing", "_framing", "_full", "_held", "_patience_s", "_paused_at",
+        "_pending", "_reading", "_since", "_until", "front", "transport",
     )  # fmt: skip
 
     def __init__(self, front: HttpFront) -> None:
@@ -48,6 +48,8 @@ class Connection(asyncio.Protocol):
         self._paused_at = 0.0
         self._patience_s = 0.0
         self._closing = False
+        self._until = front.connection_ends(self._since)
+        self._aged = False  # ends with the next answer that nothing is behind
         self._big = False
         self._again = False  # there was more to do when this connection's turn was over
         self._full = False  # handle nothing more for now: enough is in flight, or the client does not read
@@ -250,6 +252,7 @@ class Connection(asyncio.Protocol):
             and place.own is None
             and transport is not None
             and not self._full
+            and not self._aged
             and not self.front.plane.draining
         ):  # the common case, in one write
             pending.popleft()
@@ -307,7 +310,8 @@ class Connection(asyncio.Protocol):
         line = self.front.line(status)
         if place.own is not None:
             line += place.own.lines
-        if self.front.plane.draining and not self._closing:
+        aged = self._aged and not self._pending and self._framing is None
+        if (aged or self.front.plane.draining) and not self._closing:
             self._take_no_more(place)
         if not head.keep_alive or place.close:
             place.close = True
@@ -323,7 +327,7 @@ class Connection(asyncio.Protocol):
             transport.write(rest)
 
     def _take_no_more(self, place: Place) -> None:
-        """A drain: the last of the requests that were taken, or the one answered now, ends the connection."""
+        """The last of the requests that were taken, or the one answered now, ends the connection."""
         self._closing = True
         self._drop_input()
         (self._pending[-1] if self._pending else place).close = True
@@ -412,6 +416,7 @@ class Connection(asyncio.Protocol):
         transport, limits = self.transport, self.front.limits
         if transport is None:
             return
+        self._aged = now > self._until
         waited = now - self._since + ahead
         if self._paused_at:
             if now - self._paused_at + ahead > self._patience_s:

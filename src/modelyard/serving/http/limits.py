@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 _KIB: Final = 1024
@@ -13,6 +14,12 @@ _MOST_CONNECTIONS: Final = 16 * _KIB
 _DESCRIPTORS_WANTED: Final = 64 * _KIB
 _DESCRIPTORS_KEPT: Final = 64
 """For model files, logs, pipes, gRPC."""
+
+
+SHARED_S: Final = 10.0
+"""`Limits.shared_s` of a replica on a shared port."""
+TURNOVER: Final = 50
+"""So many connections per second end for it at most."""
 
 
 def raise_descriptor_limit() -> None:
@@ -60,6 +67,9 @@ class Limits:
     """For each `slow_reader_bytes` (or part of it) that wait when the client stops reading."""
     slow_reader_bytes: int = 8 * _MIB
     idle_s: float = 300.0
+    shared_s: float = inf
+    """Where replicas share a port: a connection ends with an answer after about this long (half to one and a half), so
+    that a replica that comes back gets its share of clients that keep theirs; later where there are very many."""
     linger_s: float = 2.0
     """After a refusal the rest of the request is read and dropped this long, so that the client sees the answer, not a
     reset."""

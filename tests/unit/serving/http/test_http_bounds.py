@@ -194,3 +194,47 @@ def test_what_a_compressed_body_unfolds_to_counts_too():
         assert transport.answers[1][2] == b"usable"
 
     run(scenario, max_held_bytes=100_000, big_body_bytes=50_000)
+
+
+def test_an_old_connection_of_a_shared_port_ends_with_an_answer_that_nothing_is_behind():
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        bench.front.sweep(perf_counter() + 4)
+        connection.data_received(post(b"1", "/infer"))
+        bench.answer_all()
+        assert "Connection: close" not in transport.text
+        bench.front.sweep(perf_counter() + 16)
+        assert not transport.closed  # idle: its client may be sending now
+        connection.data_received(post(b"2", "/infer") + post(b"3", "/infer"))
+        bench.answer_all()
+        assert transport.statuses == [200, 200, 200]
+        head, _, last = transport.text.rpartition("HTTP/1.1 200")
+        assert "Connection: close" in last
+        assert "Connection: close" not in head
+        assert transport.closed
+
+    run(scenario, shared_s=10.0)
+
+
+def test_a_connection_of_a_port_that_is_not_shared_lives_on():
+    async def scenario(bench):
+        connection, transport = bench.connect()
+        bench.front.sweep(perf_counter() + 250)
+        connection.data_received(post(b"1", "/infer"))
+        bench.answer_all()
+        assert transport.statuses == [200]
+        assert "Connection: close" not in transport.text
+        assert not transport.closed
+
+    run(scenario)
+
+
+def test_of_very_many_connections_few_end_per_second():
+    async def scenario(bench):
+        now = perf_counter()
+        bench.front.connections.update(range(5000))
+        ends = [bench.front.connection_ends(now) - now for _ in range(200)]
+        bench.front.connections.clear()
+        assert 50 <= min(ends) < max(ends) <= 150
+
+    run(scenario, shared_s=10.0)
