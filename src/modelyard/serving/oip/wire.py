@@ -156,16 +156,16 @@ def from_bytes(
 
 def _byte_strings(name: str, count: int, view: memoryview) -> Tensor:
     values: list[bytes] = []
-    at, end = 0, len(view)
-    while at < end:
-        if at + 4 > end:
-            raise InvalidInput(f"incomplete string length indicator for input '{name}'")
-        (length,) = _U32.unpack_from(view, at)
-        at += 4
-        if at + length > end:
-            raise InvalidInput(f"incomplete string data for input '{name}'", why=f"expected {length} bytes")
-        values.append(bytes(view[at : at + length]))
-        at += length
+    raw, at, start = bytes(view), 0, 0
+    end = len(raw)
+    while at <= end - 4:
+        start = at + 4
+        at = start + int.from_bytes(raw[at:start], "little")
+        values.append(raw[start:at])
+    if at > end:
+        raise InvalidInput(f"incomplete string data for input '{name}'", why=f"expected {at - start} bytes")
+    if at < end:
+        raise InvalidInput(f"incomplete string length indicator for input '{name}'")
     if len(values) != count:
         raise InvalidInput(f"expected {count} strings for input '{name}', got {len(values)}")
     return object_array(values)

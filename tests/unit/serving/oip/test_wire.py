@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype, from_bf16, to_bf16
+from modelyard.serving.faults import text_of
 from modelyard.serving.oip import wire
 
 
@@ -75,6 +76,21 @@ def test_byte_strings_survive_binary(values):
     body = wire.to_bytes(tensor)
     back = wire.from_bytes("x", "BYTES", (len(values),), body, 0, len(body))
     assert back.tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"\1\0\0\0a\1\0", "incomplete string length indicator"),
+        (b"\1\0\0\0a\3\0\0\0bc", "incomplete string data for input 'x': expected 3 bytes"),
+        (b"\xff\xff\xff\xffa", "expected 4294967295 bytes"),
+        (b"\1\0\0\0a", "expected 2 strings for input 'x', got 1"),
+    ],
+)
+def test_strings_that_do_not_fit_their_bytes_are_told(raw, text):
+    with pytest.raises(InvalidInput) as caught:
+        wire.from_bytes("x", "BYTES", (2,), raw, 0, len(raw))
+    assert text in text_of(caught.value)
 
 
 @given(st.lists(st.text(max_size=20), max_size=8))
