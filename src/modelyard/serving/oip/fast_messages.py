@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
+from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.models.target import Target
 from modelyard.serving.oip import wire
-from modelyard.serving.oip.messages import InferCodec
+from modelyard.serving.oip.messages import InferCodec, decode, parse
 from modelyard.serving.oip.plan import PLANS_KEPT, NamedPlan, Plan, Template, named, ordered
 from modelyard.serving.oip.rest import remember
 from modelyard.serving.scheduling.executor import Executor
@@ -81,27 +82,35 @@ class FastInferCodec(InferCodec):
                         item = inputs[0]
                         return executor, plan, (np.ndarray(item.shape, item.dtype, message, start),)
                     return executor, plan, _tensors(plan, message, _places(known, start))
-        return self._decode_by_fields(message)
+                return self._decode_by_fields(message, executor)
+        return self._decode_by_fields(message, None)
 
-    def _decode_by_fields(self, message: bytes) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
+    def _decode_by_fields(self, message: bytes, executor: Executor | None) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
+        """`executor`: the one that was picked already. A request is picked for once: canaries count."""
         layout = read_layout(message)
         if layout is None:
-            return super().decode(message)
+            return self._decode_all(message, executor)
         known = self._known.get(layout.key)
         if known is not None and known.sizes == tuple(size for _, size in layout.places):
-            executor = known.target.pick()
+            executor = executor or known.target.pick()
             plan = executor.interface.json_plans.get(layout.key)
             if plan is not None:
                 if layout.id:
                     try:
                         plan = named(plan, layout.id.decode())
                     except UnicodeDecodeError:
-                        return super().decode(message)
+                        return self._decode_all(message, executor)
                 else:
                     self._note_length(message, layout)
                 return executor, plan, _tensors(plan, message, layout.places)
-        executor, plan, tensors = super().decode(message)
+        executor, plan, tensors = self._decode_all(message, executor)
         self._remember(message, layout, executor, plan)
+        return executor, plan, tensors
+
+    def _decode_all(self, message: bytes, executor: Executor | None) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
+        if executor is None:
+            return super().decode(message)
+        plan, tensors = decode(executor.interface, parse(pb.ModelInferRequest, message), self._plane.regions)
         return executor, plan, tensors
 
     def _remember(self, message: bytes, layout: Layout, executor: Executor, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.domain.errors import ModelyardError, NotFound
 from modelyard.domain.tensors import Signature
+from modelyard.serving.models.canary import Shares
 from modelyard.serving.models.target import Target
 from modelyard.serving.oip.fast_messages import FastInferCodec, read_layout
 from modelyard.serving.oip.messages import InferCodec
@@ -197,6 +198,19 @@ def test_a_replaced_version_gets_a_plan_of_its_own():
     executor, plan, _ = codec.decode(message)
     assert executor is newer
     assert plan.interface is newer.interface
+
+
+@pytest.mark.parametrize("ids", [("",), ("a", "b", "c"), ("", "a")])
+def test_a_canary_gets_its_share_of_requests_that_are_alike(ids):
+    """A request is picked for once, also by a version that has not seen its kind."""
+    shared = plane()
+    versions = [SimpleNamespace(interface=Interface("one", number, ONE)) for number in (1, 2)]
+    shared.target("one").lead(None, Shares([(versions[0], 0.7), (versions[1], 0.3)]).pick)
+    codec = FastInferCodec(shared)
+    sent = [request("one", 1, ids[i % len(ids)]).SerializeToString() for i in range(100)]
+    chosen = [codec.decode(message)[:2] for message in sent]
+    assert [executor for executor, _ in chosen].count(versions[1]) == 30
+    assert all(plan.interface is executor.interface for executor, plan in chosen)
 
 
 def test_heads_of_ever_new_requests_do_not_pile_up():
