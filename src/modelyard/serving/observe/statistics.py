@@ -19,6 +19,9 @@ BOUNDS_S: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 """Upper bounds of the request-duration histogram, seconds."""
+SIZES_KEPT: Final = 1024
+"""Batch sizes with counters of their own. A client decides how many rows a request has, and each size is kept for good
+and shown on every page of statistics; of further sizes the next power of two is counted."""
 
 
 class BatchStatistics(msgspec.Struct):
@@ -90,6 +93,9 @@ class Ledger:
     def of_rows(self, rows: int) -> BatchStatistics:
         """The counters of batches of `rows` rows."""
         found = self.by_rows.get(rows)
+        if found is None and len(self.by_rows) >= SIZES_KEPT:
+            rows = 1 << (rows - 1).bit_length()
+            found = self.by_rows.get(rows)
         if found is None:
             found = self.by_rows[rows] = BatchStatistics(rows)
         return found

@@ -12,7 +12,7 @@ from modelyard.serving.models.comparison import ShadowStatistics
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.models.states import ModelState, Readiness, Stage
 from modelyard.serving.observe.metrics import METRICS, TRITON_METRICS, render_metrics
-from modelyard.serving.observe.statistics import Ledger
+from modelyard.serving.observe.statistics import SIZES_KEPT, Ledger
 from modelyard.serving.oip.plan import Interface
 from tests.serving_harness import VECTOR
 
@@ -92,3 +92,14 @@ def test_tritons_names_are_an_option(plane):
     assert value(found["nv_inference_queue_duration_us"], **own) == 375_000
     assert value(found["nv_inference_pending_request_count"], **own) == 1
     assert value(found["nv_cache_num_hits_per_model"], **own) == 8
+
+
+def test_clients_who_send_requests_of_ever_other_sizes_do_not_make_the_statistics_grow():
+    ledger = Ledger()
+    for rows in range(1, 20 * SIZES_KEPT):
+        ledger.of_rows(rows).batches += 1
+    assert len(ledger.by_rows) <= SIZES_KEPT + 64
+    assert sum(seen.batches for seen in ledger.by_rows.values()) == 20 * SIZES_KEPT - 1
+    assert ledger.of_rows(SIZES_KEPT).batches == 1
+    assert ledger.of_rows(4 * SIZES_KEPT).rows == 4 * SIZES_KEPT
+    assert ledger.of_rows(4 * SIZES_KEPT + 1).rows == 8 * SIZES_KEPT
