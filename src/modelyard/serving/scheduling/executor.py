@@ -14,7 +14,7 @@ from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel, Refusal, RowCost, most_rows
 from modelyard.domain.configuration import Batching, QueuePolicy
@@ -33,9 +33,6 @@ from modelyard.serving.scheduling.timer import FineTimer
 from modelyard.serving.scheduling.turns import Turns
 from modelyard.serving.scheduling.watch import Watch
 from modelyard.serving.scheduling.work import Outcome, Runnable, Work
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 
