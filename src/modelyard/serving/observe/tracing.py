@@ -64,6 +64,7 @@ class Tracer:
         self.dropped = 0
         """Samples lost because the exporting thread could not keep up."""
         self.exported = 0
+        """Samples that every exporter has written."""
         self.failed = 0
         """Samples that an exporter could not write."""
         self._queue: deque[tuple[Any, list[Any]]] = deque()
@@ -139,13 +140,17 @@ class Tracer:
     def _write(self, gathered: list[tuple[Any, list[Any]]], requests: int) -> None:
         new = iter(new_places(requests))
         samples = [Sample(entry, picked, [_place(m[_TRACE], new) for m in picked]) for entry, picked in gathered]
+        whole = True
         for writer in self._writers:
             try:
                 writer.write(samples)
-                self.exported += requests
             except Exception:  # noqa: BLE001 - boundary of a thread: an exporter's failure must not end tracing
-                self.failed += requests
+                whole = False
                 _log.exception("traces could not be written")
+        if whole:
+            self.exported += requests
+        else:
+            self.failed += requests
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Export what waits, within `timeout_s`, and end the thread."""

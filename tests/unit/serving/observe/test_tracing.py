@@ -180,7 +180,14 @@ def test_an_exporter_that_fails_loses_only_its_own_spans():
     tracer = Tracer(Tracing(rate=1.0), [broken, kept])
     run(Recorder(tracer), work(9, 9.1))
     tracer.close()
-    assert (len(kept.members), tracer.failed, tracer.exported) == (1, 1, 1)
+    assert (len(kept.members), tracer.failed, tracer.exported) == (1, 1, 0)
+
+
+def test_a_request_that_goes_to_two_places_is_counted_once():
+    tracer = Tracer(Tracing(rate=1.0), [Kept(), Kept()])
+    run(Recorder(tracer), work(9, 9.1), work(9, 9.1))
+    tracer.close()
+    assert (tracer.failed, tracer.exported) == (0, 2)
 
 
 def test_what_an_exporter_cannot_keep_up_with_is_dropped_and_counted(monkeypatch):
