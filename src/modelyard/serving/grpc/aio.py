@@ -19,6 +19,7 @@ from modelyard.domain.services import ReplicaSpec, Tls
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.faults import retry_after_header, status_of, text_of
 from modelyard.serving.grpc.ports import Call, InferenceCodec, Method, Methods
+from modelyard.serving.http.limits import SHARED_S
 from modelyard.serving.http.tls import ServerTls
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.observe.context import TraceContext
@@ -211,6 +212,8 @@ async def start(spec: ReplicaSpec, plane: DataPlane, methods: Methods) -> AioFro
             ("grpc.so_reuseport", int(spec.reuse_port)),
             ("grpc.max_receive_message_length", spec.max_body_bytes),
             ("grpc.max_send_message_length", -1),
+            # a shared port: see `http.limits.Limits.shared_s`; grpcio spreads it by a tenth, calls may end
+            *((("grpc.max_connection_age_ms", int(SHARED_S * 1e3)),) if spec.reuse_port else ()),
         )
     )
     server.add_generic_rpc_handlers((_Handlers(plane, methods),))

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor as Pool
+from math import inf
 from typing import Protocol
 
 from modelyard.domain.errors import InvalidInput
@@ -49,10 +50,11 @@ async def start(
 
         return await aio.start(spec, plane, methods)
     from modelyard.serving.grpc.http2.front import Http2Front
+    from modelyard.serving.http.limits import SHARED_S
     from modelyard.serving.http.tls import ServerTls
 
     tls = ServerTls(spec.tls, protocols=("h2",)) if spec.tls is not None else None
-    front = Http2Front(plane, methods, pool, spec.max_body_bytes)
+    front = Http2Front(plane, methods, pool, spec.max_body_bytes, SHARED_S if spec.reuse_port else inf)
     await front.listen(bind(), tls)
     return front
 

@@ -12,6 +12,7 @@ from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError
 from modelyard.serving.http.compression import COMPRESSED_FROM, compress, pays
 from modelyard.serving.http.framing import Framing
 from modelyard.serving.http.head import NO_HEADER, Head
+from modelyard.serving.http.limits import connection_ends
 from modelyard.serving.http.percall import PerCall
 from modelyard.serving.http.ports import Body, Reply
 from modelyard.serving.http.router import error_response, error_text
@@ -48,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._paused_at = 0.0
         self._patience_s = 0.0
         self._closing = False
-        self._until = front.connection_ends(self._since)
+        self._until = connection_ends(self._since, front.limits.shared_s, len(front.connections))
         self._aged = False  # ends with the next answer that nothing is behind
         self._big = False
         self._again = False  # there was more to do when this connection's turn was over

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor as Pool
 from email.utils import formatdate
-from random import random
 from typing import Any, Protocol
 
 from modelyard.domain.errors import Unavailable
 from modelyard.serving.http.connection import Connection
 from modelyard.serving.http.handling import Handling
 from modelyard.serving.http.head import Heads
-from modelyard.serving.http.limits import TURNOVER, Limits
+from modelyard.serving.http.limits import Limits
 from modelyard.serving.http.ports import Routes
 from modelyard.serving.http.router import REASONS, Router
 
@@ -78,11 +77,6 @@ class HttpFront:
         self._lines: dict[int, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._swept = 0.0
-
-    def connection_ends(self, now: float) -> float:
-        """When a new connection of a shared port is to end."""
-        age_s = max(self.limits.shared_s, len(self.connections) / TURNOVER)
-        return now + age_s * (0.5 + random())  # noqa: S311 - nothing secret: they shall not all end at once
 
     def connection(self) -> Connection:
         """A protocol for a new connection (the factory that `create_server` takes)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass, field
 from math import inf
+from random import random
 from typing import Final
 
 _KIB: Final = 1024
@@ -18,8 +19,13 @@ _DESCRIPTORS_KEPT: Final = 64
 
 SHARED_S: Final = 10.0
 """`Limits.shared_s` of a replica on a shared port."""
-TURNOVER: Final = 50
+_TURNOVER: Final = 50
 """So many connections per second end for it at most."""
+
+
+def connection_ends(now: float, shared_s: float, connections: int) -> float:
+    """When a new connection is to end, beside so many others (`Limits.shared_s`)."""
+    return now + max(shared_s, connections / _TURNOVER) * (0.5 + random())  # noqa: S311 - only: not all at once
 
 
 def raise_descriptor_limit() -> None:

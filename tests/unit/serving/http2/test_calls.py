@@ -415,6 +415,24 @@ def test_a_stream_that_ends_within_a_message_fails():
     on(run)
 
 
+def test_an_old_connection_of_a_shared_port_is_drained():
+    async def run(client):
+        client.send(client.request(1))
+        client.connection.sweep(perf_counter() + 4)
+        assert client.frames() == []
+        client.connection.sweep(perf_counter() + 16)
+        got = client.frames()
+        assert [f.kind for f in got] == [frames.GOAWAY, frames.PING]
+        client.connection.sweep(perf_counter() + 16)
+        client.send(frames.ping(got[1].payload, ack=True))
+        assert [f.kind for f in client.frames()] == [frames.GOAWAY]
+        assert not client.transport.closed
+        client.executor.works[0].reply([b"y"], 0, 1)
+        assert client.transport.closed
+
+    on(run, shared_s=10.0)
+
+
 @pytest.mark.parametrize("silent", [True, False])
 def test_a_drain_lets_open_calls_end_and_refuses_new_ones(silent):
     async def run(client):

@@ -129,7 +129,7 @@ async def deaf(messages: Any, call: Any) -> Any:
 class Client:
     """One connection to a front, driven by hand. Use inside a running event loop."""
 
-    def __init__(self, *, settings: dict[int, int] | None = None, start: bool = True) -> None:
+    def __init__(self, *, settings: dict[int, int] | None = None, start: bool = True, **options: float) -> None:
         self.plane = SimpleNamespace(bad_requests=0, refused_requests=0)
         self.executor = Executor()
         self.calls: list[Any] = []
@@ -147,7 +147,7 @@ class Client:
             Method("/t.S/Deaf", stream=deaf),
         )
         self.pool = ThreadPoolExecutor(1)
-        self.front = Http2Front(self.plane, methods, self.pool, MAX_BODY)  # type: ignore[arg-type]
+        self.front = Http2Front(self.plane, methods, self.pool, MAX_BODY, **options)  # type: ignore[arg-type]
         self.transport = Transport()
         self.connection = self.front.connection()
         self.connection.connection_made(self.transport)

@@ -20,6 +20,7 @@ from modelyard.serving.grpc.http2.framing import DRAIN_PING, Framing, unpadded
 from modelyard.serving.grpc.http2.heads import Heads, RequestHead
 from modelyard.serving.grpc.http2.messages import PREFIX_BYTES, Inbox, prefix, too_large
 from modelyard.serving.grpc.http2.stream import Stream
+from modelyard.serving.http.limits import connection_ends
 
 if TYPE_CHECKING:
     from modelyard.serving.grpc.http2.front import Http2Front
@@ -35,7 +36,18 @@ _REFUSED_KEPT: Final = 64
 class Connection(Framing):
     """One client connection. Event-loop thread only; no callback of it raises."""
 
-    __slots__ = ("_drain_ended", "_drain_since", "_heads", "_left", "_partial", "_pinged", "_reset", "_swept", "front")
+    __slots__ = (
+        "_drain_ended",
+        "_drain_since",
+        "_heads",
+        "_left",
+        "_partial",
+        "_pinged",
+        "_reset",
+        "_swept",
+        "_until",
+        "front",
+    )
 
     def __init__(self, front: Http2Front) -> None:
         super().__init__()
@@ -48,6 +60,7 @@ class Connection(Framing):
         self._drain_ended = False
         self._pinged = 0.0
         self._swept = self.made
+        self._until = connection_ends(self.made, front.shared_s, len(front.connections))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection."""
@@ -446,6 +459,8 @@ class Connection(Framing):
             self.die(Code.ENHANCE_YOUR_CALM, "a frame or header block took too long")
         elif self._drain_since and now - self._drain_since > limits.DRAIN_PING_S and not self._drain_ended:
             self.on_drain_ping()
+        elif now > self._until and not self._drain_since:
+            self.drain(now)
         elif not self.streams:
             if now - self.active > limits.IDLE_S:
                 self.die(Code.NO_ERROR, "idle")

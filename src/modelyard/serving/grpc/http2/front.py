@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import Coroutine
 from concurrent.futures import Executor as Pool
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -25,12 +26,16 @@ _BACKLOG = 4096
 class Http2Front:
     """What all gRPC connections of a replica share. Event-loop thread only."""
 
-    def __init__(self, plane: DataPlane, methods: Methods, pool: Pool, max_body_bytes: int) -> None:
+    def __init__(
+        self, plane: DataPlane, methods: Methods, pool: Pool, max_body_bytes: int, shared_s: float = inf
+    ) -> None:
         self.plane = plane
         self.methods = methods
         self.heads = SharedHeads(methods)
         self.pool = pool
         self.max_body_bytes = max_body_bytes
+        self.shared_s = shared_s
+        """See `http.limits.Limits.shared_s`; connections end by a drain of their own."""
         self.connections: set[Connection] = set()
         self.max_connections = max(connections_possible() // 3, 1)
         """A quarter of the descriptors; three quarters are HTTP's."""
