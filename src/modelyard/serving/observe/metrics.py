@@ -97,7 +97,9 @@ def _triton_samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
         def us(*fields: str, rows: list[BatchStatistics] = rows) -> int:
             return int(sum(float(getattr(b, f)) for b in rows for f in fields) * 1e6)
 
-        yield "nv_inference_request_success", f"{{{own}}}", sum(b.requests for b in rows)
+        kept = executor.responses
+        spared = kept.hits + kept.coalesced if kept is not None else 0  # answered, as `oip.statistics` has it
+        yield "nv_inference_request_success", f"{{{own}}}", sum(b.requests for b in rows) + spared
         yield "nv_inference_request_failure", f'{{{own},reason="BACKEND"}}', ledger.failed
         yield "nv_inference_request_failure", f'{{{own},reason="REJECTED"}}', sum(ledger.refused.values())
         yield "nv_inference_count", f"{{{own}}}", sum(b.rows * b.batches for b in rows)
@@ -108,9 +110,9 @@ def _triton_samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
         yield "nv_inference_compute_input_duration_us", f"{{{own}}}", us("receive_s", "parse_s", "pre_s")
         yield "nv_inference_compute_infer_duration_us", f"{{{own}}}", us("infer_s")
         yield "nv_inference_compute_output_duration_us", f"{{{own}}}", us("post_s", "encode_s", "send_s")
-        if executor.responses is not None:
-            yield "nv_cache_num_hits_per_model", f"{{{own}}}", executor.responses.hits
-            yield "nv_cache_num_misses_per_model", f"{{{own}}}", executor.responses.misses
+        if kept is not None:
+            yield "nv_cache_num_hits_per_model", f"{{{own}}}", kept.hits
+            yield "nv_cache_num_misses_per_model", f"{{{own}}}", kept.misses
 
 
 def _samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:

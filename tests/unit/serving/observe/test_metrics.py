@@ -84,7 +84,7 @@ def test_tritons_names_are_an_option(plane):
     found = families(plane)
     assert set(TRITON_METRICS) <= set(found)
     own = {"model": ODD, "version": "7"}
-    assert value(found["nv_inference_request_success"], **own) == 12
+    assert value(found["nv_inference_request_success"], **own) == 12 + 8 + 10  # executed, cached, coalesced
     assert value(found["nv_inference_request_failure"], reason="REJECTED", **own) == 5
     assert value(found["nv_inference_request_failure"], reason="BACKEND", **own) == 2
     assert value(found["nv_inference_count"], **own) == 12
