@@ -10,6 +10,7 @@ from typing import Self
 
 import msgspec
 import numpy as np
+import psutil
 
 from bench.serving.clients import ClientFailed
 from bench.serving.deployed import Workload
@@ -44,6 +45,11 @@ class InProcess:
             text=True,
         )
         self._line()
+
+    @property
+    def process(self) -> psutil.Process:
+        """Its process."""
+        return psutil.Process(self._process.pid)
 
     def measure(self, batch: int, seconds: float) -> Alone:
         """Rows per second and run times at one batch size."""

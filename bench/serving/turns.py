@@ -1,16 +1,22 @@
 """Latencies that are compared to microseconds: two sides asked in turns by one blocking client, a few requests each.
 
 Cells that are seconds apart differ by what else the machine does and how deep its cores sleep: for a runtime of 50 ms
-by more than a millisecond. Asked in turns, both sides meet the same machine.
+by more than a millisecond. Asked in turns, both sides meet the same machine. The client has one core and the side that
+is asked another: else the system puts a quick side beside the client and a slower one elsewhere, and what is compared
+is how long a sleeping core takes to wake up.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
 
 from bench.serving.clients import ClientFailed
 from bench.serving.deployed import CANNOT, Deployed
@@ -31,6 +37,7 @@ _PAIRS: dict[str, tuple[tuple[Key, Key, Protocol], ...]] = {
     "cnn": tuple((("modelyard", True), ("modelyard", False), protocol) for protocol in (BINARY, JSON)),
     "resnet50": ((("modelyard", True), (INPROCESS, None), BINARY),),
 }
+_CORES = sorted(os.sched_getaffinity(0))
 _BURST, _BURSTS = 200, 10
 """Requests of one side before the other has its turn, and turns of each side in a round."""
 _SLOW_BURST, _SLOW_BURSTS = 2, 15
@@ -74,15 +81,36 @@ def _in_turns(ask: Ask, other: Ask, burst: int, bursts: int) -> tuple[float, flo
 
 
 @contextmanager
+def _on(core: int, processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Keep all threads of some processes on a core meanwhile."""
+    before = {
+        int(task.name): os.sched_getaffinity(int(task.name))
+        for process in processes
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+    }
+    for thread in before:
+        os.sched_setaffinity(thread, {core})
+    try:
+        yield
+    finally:
+        for thread, cores in before.items():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, cores)
+
+
+@contextmanager
 def _asking(key: Key, up: dict[Key, Deployed], inprocess: InProcess, protocol: Protocol) -> Iterator[Ask]:
     if key[0] == INPROCESS:
-        yield lambda _: inprocess.measure(1, 0.0).p50_ms / 1e3
+        with _on(_CORES[-1], [inprocess.process]):
+            yield lambda _: inprocess.measure(1, 0.0).p50_ms / 1e3
         return
     deployed = up[key]
     with ExitStack() as stack:
         deployed.server.thaw()
         stack.callback(deployed.rest)
         deployed.check(protocol)
+        stack.enter_context(_on(_CORES[-1], deployed.server.processes()))
+        stack.enter_context(_on(_CORES[0], [psutil.Process()]))
         connection = socket.create_connection(("127.0.0.1", deployed.http_port), timeout=60)
         stack.enter_context(connection)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

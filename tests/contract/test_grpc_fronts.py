@@ -37,6 +37,7 @@ class Service:
         self.calls = []
         self.works = []
         self.produced = 0
+        self.threads = []
         self.ended = threading.Event()
         self.began = threading.Event()
         self.release = threading.Event()
@@ -105,14 +106,37 @@ class Service:
 
     # an inference codec whose executor answers at once what is not `hold`
 
+    gone = None
+
     def decode(self, message):
         if message == b"bad":
             raise InvalidInput("a bad message")
         plan = SimpleNamespace(rows=1, shape_key=(), timeout_s=None, priority=0, id="")
         return self, plan, (np.frombuffer(message, np.uint8),)
 
+    def slow(self, message):
+        if message[:10] == b"bad header":
+            raise InvalidInput("a bad header")
+        if message[:4] != b"slow":
+            return None
+
+        def rest():
+            self.threads.append(threading.current_thread())
+            if message[4:7] == b"bad":
+                raise InvalidInput("a bad message")
+            if message[4:7] == b"bug":
+                raise ZeroDivisionError
+            return self.decode(message)
+
+        return rest
+
     def encode(self, plan, outputs, start, stop):
+        if outputs[0][:4].tobytes() == b"slow":
+            self.threads.append(threading.current_thread())
         return outputs[0].tobytes()
+
+    def slow_elements(self, plan, outputs, start, stop):
+        return outputs[0].size if outputs[0][:4].tobytes() == b"slow" else 0
 
     def submit(self, work):
         self.works.append(work)
@@ -133,8 +157,8 @@ class Running:
         spec = ReplicaSpec("t", (), grpc_front=GrpcFront(front), max_body_bytes=LIMIT, tls=tls)
         self._stop = None
         self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: uvloop.run(self._serve(spec)), daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=lambda: uvloop.run(self._serve(spec)), daemon=True)
+        self.thread.start()
         assert self._started.wait(20)
 
     async def _serve(self, spec):
@@ -158,8 +182,8 @@ class Running:
     def close(self):
         self.service.release.set()
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
         self.pool.shutdown()
 
 
@@ -195,6 +219,25 @@ def test_a_message_of_any_size_comes_back(channel, method, size):
 
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+SLOW = b"slow" + bytes(100_000)
+
+
+def test_what_is_slow_to_decode_or_encode_does_not_hold_the_loop(server, channel):
+    assert call(channel, "Infer", SLOW) == SLOW
+    assert len(server.service.threads) == 2
+    assert server.thread not in server.service.threads
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [(b"slowbad", "INVALID_ARGUMENT"), (b"slowbug", "INTERNAL"), (b"bad header", "INVALID_ARGUMENT")],
+)
+def test_what_is_wrong_with_a_slow_message_is_told(server, channel, message, code):
+    before = server.plane.bad_requests
+    assert refused(channel, "Infer", message + bytes(100_000)).code().name == code
+    assert server.plane.bad_requests - before == (code == "INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize(("method", "message"), [("Echo", b"x"), ("Infer", b"x"), ("Infer", bytes(200_000))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
@@ -15,6 +14,8 @@ from modelyard.domain.errors import InvalidInput, Unavailable
 
 T = TypeVar("T")
 
+_LONGEST_S: Final = 1_000_000
+"""A timeout is sent in milliseconds, of at most 12 digits."""
 _ROUNDING_S: Final = 2e-3
 """Event loops end a wait up to their timers' resolution early."""
 
@@ -60,6 +61,6 @@ class CallRules:
 
 
 def _checked(timeout_s: float) -> float:
-    if not 0 < timeout_s < math.inf:
-        raise InvalidInput(f"timeout_s is {timeout_s}", hint="give seconds above 0")
+    if not 0 < timeout_s <= _LONGEST_S:
+        raise InvalidInput(f"timeout_s is {timeout_s}", hint=f"give seconds above 0, and {_LONGEST_S:,} at most")
     return timeout_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -17,6 +18,7 @@ LEAST_WEIGHT: Final = 1e-6
 MOST_WEIGHT: Final = 1e6
 MOST_BODY_BYTES: Final = 64 * 1024**3
 MOST_DRAIN_S: Final = 3600.0
+_HTTP_URL: Final = re.compile(r"https?://[^/\s]+(/\S*)?")
 
 
 class Isolation(StrEnum):
@@ -111,6 +113,14 @@ class Tracing:
     rate: float = 0.0
     file: str = ""
     otlp_endpoint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.otlp_endpoint and not _HTTP_URL.fullmatch(self.otlp_endpoint):
+            raise InvalidInput(
+                f"otlp_endpoint is '{self.otlp_endpoint}'",
+                why="spans are sent to an http or https URL",
+                hint="give one as http://collector:4318/v1/traces",
+            )
 
 
 class GrpcFront(StrEnum):

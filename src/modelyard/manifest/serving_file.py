@@ -265,7 +265,11 @@ class _Reading:
         file = self._place((*at, "file"), section.file)
         if file and not Path(file).parent.is_dir():
             self._problems.add((*at, "file"), f"there is no folder {Path(file).parent}")
-        return Tracing(section.rate, file, section.otlp_endpoint or "")
+        try:
+            return Tracing(section.rate, file, section.otlp_endpoint or "")
+        except InvalidInput as error:
+            self._problems.add((*at, "otlp_endpoint"), f"{error.why}: {error.hint}")
+            return Tracing(section.rate, file)
 
     def _socket(self, text: str | None) -> str | None:
         at = ("replica", "unix_socket")

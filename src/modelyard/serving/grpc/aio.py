@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import Executor as Pool
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,7 +21,7 @@ from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, Model
 from modelyard.domain.services import ReplicaSpec, Tls
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.faults import retry_after_header, status_of, text_of
-from modelyard.serving.grpc.ports import Call, InferenceCodec, Method, Methods
+from modelyard.serving.grpc.ports import LARGE_BYTES, LARGE_ELEMENTS, Call, InferenceCodec, Method, Methods
 from modelyard.serving.http.limits import SHARED_S
 from modelyard.serving.http.tls import ServerTls
 from modelyard.serving.models.dataplane import DataPlane
@@ -41,7 +44,7 @@ class AioWork(Work):
         tensors: tuple[Tensor, ...],
         received: float,
         codec: InferenceCodec,
-        done: asyncio.Future[bytes],
+        done: asyncio.Future[bytes | Callable[[], bytes]],
     ) -> None:
         Work.__init__(self, plan, tensors, received)
         self._codec = codec
@@ -50,7 +53,9 @@ class AioWork(Work):
     def reply(self, outputs: list[Tensor], start: int, stop: int) -> float:
         """Build the response message and wake the call; when grpcio sends it, it tells nobody."""
         if not self.done.done():
-            self.done.set_result(self._codec.encode(self.plan, outputs, start, stop))
+            encode = partial(self._codec.encode, self.plan, outputs, start, stop)
+            slow = self._codec.slow_elements(self.plan, outputs, start, stop) > LARGE_ELEMENTS
+            self.done.set_result(encode if slow else encode())
         return perf_counter()
 
     def fail(self, error: ModelyardError) -> None:
@@ -62,14 +67,14 @@ class AioWork(Work):
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio is untyped
     """Finds a call's method; others answer UNIMPLEMENTED."""
 
-    def __init__(self, plane: DataPlane, methods: Methods) -> None:
-        self._handlers = {path: _handler(plane, method) for path, method in methods.items()}
+    def __init__(self, plane: DataPlane, methods: Methods, pool: Pool) -> None:
+        self._handlers = {path: _handler(plane, method, pool) for path, method in methods.items()}
 
     def service(self, handler_call_details: Any) -> Any:
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(plane: DataPlane, method: Method) -> Any:
+def _handler(plane: DataPlane, method: Method, pool: Pool) -> Any:
     """grpcio's handler of a method; messages stay bytes."""
     if method.stream is not None:
         stream = method.stream
@@ -87,7 +92,7 @@ def _handler(plane: DataPlane, method: Method) -> Any:
         return grpc.stream_stream_rpc_method_handler(streamed)
     codec, unary = method.inference, method.unary
     if codec is not None:
-        return grpc.unary_unary_rpc_method_handler(_inference(plane, codec))
+        return grpc.unary_unary_rpc_method_handler(_inference(plane, codec, pool))
 
     async def answered(request: bytes, context: Any) -> Any:
         assert unary is not None  # noqa: S101 - for the type checker: exactly one handler is set
@@ -104,7 +109,7 @@ def _handler(plane: DataPlane, method: Method) -> Any:
     return grpc.unary_unary_rpc_method_handler(answered)
 
 
-def _inference(plane: DataPlane, codec: InferenceCodec) -> Any:
+def _inference(plane: DataPlane, codec: InferenceCodec, pool: Pool) -> Any:
     loop = asyncio.get_running_loop()
 
     async def infer(request: bytes, context: Any) -> Any:
@@ -113,14 +118,19 @@ def _inference(plane: DataPlane, codec: InferenceCodec) -> Any:
         trace = _trace(context)
         _echo(context, trace)
         try:
-            executor, plan, tensors = codec.decode(request)
+            rest = codec.slow(request) if len(request) > LARGE_BYTES else None
+            if rest is not None:
+                executor, plan, tensors = await loop.run_in_executor(pool, rest)
+            if rest is None or executor.gone is not None:  # it was replaced meanwhile: by its successor, then
+                executor, plan, tensors = codec.decode(request)
             work = AioWork(plan, tensors, received, codec, loop.create_future())
             work.trace = trace
             left = context.time_remaining()
             if left is not None and (work.timeout_s is None or left < work.timeout_s):
                 work.timeout_s = left
             executor.submit(work)
-            return await work.done
+            answer = await work.done
+            return answer if isinstance(answer, bytes) else await loop.run_in_executor(pool, answer)
         except ModelyardError as error:
             if work is None and isinstance(error, InvalidInput):
                 plane.bad_requests += 1
@@ -205,7 +215,7 @@ def _credentials(tls: Tls) -> Any:
     return grpc.dynamic_ssl_server_credentials(read(), renewed, require_client_authentication=bool(tls.client_ca))
 
 
-async def start(spec: ReplicaSpec, plane: DataPlane, methods: Methods) -> AioFront:
+async def start(spec: ReplicaSpec, plane: DataPlane, methods: Methods, pool: Pool) -> AioFront:
     """Start serving. Raises Conflict where the port is taken, InvalidInput where the TLS files cannot be used."""
     server = grpc.aio.server(
         options=(
@@ -216,7 +226,7 @@ async def start(spec: ReplicaSpec, plane: DataPlane, methods: Methods) -> AioFro
             *((("grpc.max_connection_age_ms", int(SHARED_S * 1e3)),) if spec.reuse_port else ()),
         )
     )
-    server.add_generic_rpc_handlers((_Handlers(plane, methods),))
+    server.add_generic_rpc_handlers((_Handlers(plane, methods, pool),))
     host = f"[{spec.host}]" if ":" in spec.host else spec.host
     address = f"{host}:{spec.grpc_port}"
     try:

@@ -48,7 +48,7 @@ async def start(
     if spec.grpc_front is GrpcFront.AIO:
         from modelyard.serving.grpc import aio  # grpcio costs 100 ms to import: only where it is wanted
 
-        return await aio.start(spec, plane, methods)
+        return await aio.start(spec, plane, methods, pool)
     from modelyard.serving.grpc.http2.front import Http2Front
     from modelyard.serving.http.limits import SHARED_S
     from modelyard.serving.http.tls import ServerTls

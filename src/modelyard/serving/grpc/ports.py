@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from modelyard.domain.tensors import Tensor
 from modelyard.serving.observe.context import TraceContext
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.executor import Executor
+
+LARGE_BYTES: Final = 64 * 1024
+"""A message of more bytes may be slow to decode: its codec is asked."""
+LARGE_ELEMENTS: Final = 4096
+"""More elements that are encoded one by one are encoded in a pool thread."""
+
+Decoded: TypeAlias = tuple[Executor, Plan, tuple[Tensor, ...]]
+"""Where a request goes, its plan, its tensors in the signature's order."""
 
 
 @dataclass(slots=True)
@@ -29,17 +37,25 @@ class Call:
 
 
 class InferenceCodec(Protocol):
-    """One protocol's unary inference method. Event-loop thread only."""
+    """One protocol's unary inference method. Event-loop thread only, but for `encode` and what `slow` returns."""
 
-    def decode(self, message: bytes) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
-        """Decode and check a request message: where it goes, its plan, its tensors in the signature's order.
+    def decode(self, message: bytes) -> Decoded:
+        """Decode and check a request message. Raises ModelyardError."""
+        ...
 
-        Raises ModelyardError.
+    def slow(self, message: bytes) -> Callable[[], Decoded] | None:
+        """What decodes a message above LARGE_BYTES in a pool thread, its executor chosen; None: `decode` is fast.
+
+        Both raise ModelyardError.
         """
         ...
 
     def encode(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
         """The response message for rows `start:stop` of a batch's outputs (all where the model is not batched)."""
+        ...
+
+    def slow_elements(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> int:
+        """How many elements `encode` would write one by one."""
         ...
 
 

@@ -9,12 +9,14 @@ Wire format: https://protobuf.dev/programming-guides/encoding/; the fields: infe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.domain.tensors import Tensor
+from modelyard.serving.grpc.ports import Decoded
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.models.target import Target
 from modelyard.serving.oip import wire
@@ -84,6 +86,11 @@ class FastInferCodec(InferCodec):
                     return executor, plan, _tensors(plan, message, _places(known, start))
                 return self._decode_by_fields(message, executor)
         return self._decode_by_fields(message, None)
+
+    def slow(self, message: bytes) -> Callable[[], Decoded] | None:
+        """See `grpc.ports.InferenceCodec`; what is like a message before is not."""
+        start = self._heads.get(len(message))
+        return None if start is not None and message[:start] in self._known else super().slow(message)
 
     def _decode_by_fields(self, message: bytes, executor: Executor | None) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
         """`executor`: the one that was picked already. A request is picked for once: canaries count."""

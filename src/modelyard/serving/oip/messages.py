@@ -5,6 +5,7 @@ Messages are tritonclient's generated ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Tensor
+from modelyard.serving.grpc.ports import Decoded
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.oip import wire
 from modelyard.serving.oip.answers import answers
@@ -54,9 +56,25 @@ class InferCodec:
         plan, tensors = decode(executor.interface, request, self._plane.regions)
         return executor, plan, tensors
 
+    def slow(self, message: bytes) -> Callable[[], Decoded] | None:
+        """See `grpc.ports.InferenceCodec`: strings and typed contents become arrays one by one."""
+        request = parse(pb.ModelInferRequest, message)
+        if request.raw_input_contents and all(given.datatype != "BYTES" for given in request.inputs):
+            return None
+        executor = self._plane.target(request.model_name, request.model_version).pick()
+        regions = self._plane.regions
+        return lambda: (executor, *decode(executor.interface, request, regions))
+
     def encode(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
         """A ModelInferResponse."""
         return bytes(response(plan, outputs, start, stop).SerializeToString())
+
+    def slow_elements(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> int:
+        """See `grpc.ports.InferenceCodec`: strings."""
+        strings = [outputs[i] for i, _ in plan.outputs if outputs[i].dtype.kind == "O"]
+        if not plan.interface.batched:
+            return sum(o.size for o in strings)
+        return sum(o.size * (stop - start) // max(o.shape[0], 1) for o in strings)
 
 
 def parse(kind: Any, message: bytes) -> Any:

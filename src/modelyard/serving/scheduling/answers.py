@@ -96,6 +96,17 @@ class Answering:
         if self.recorder is not None:
             self.recorder.record(self.interface, members, outcome.rows, free_at, outcome.start, outcome.end, error)
 
+    def note(self, told: tuple[Any, ...], rows: int, began: float, rendered: float) -> None:
+        """Note a request that was answered without an execution of its own: from the cache, or by another's.
+
+        `told`: it as `work.member` has it; `began`: when the answer was there, until then it was queued.
+        """
+        if self.recorder is not None:
+            sent = perf_counter()
+            rendered = min(max(rendered, began), sent)
+            members = [(*told[:5], rendered, sent, *told[7:])]
+            self.recorder.record(self.interface, members, rows, began, began, began)
+
     def _unanswered(self, work: Work, outcome: Outcome, free_at: float, error: ModelyardError) -> None:
         began = perf_counter()
         self.fail(work, error)

@@ -12,15 +12,16 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from modelyard.domain.errors import BackendFailed, ModelyardError, Unavailable
 from modelyard.domain.tensors import Tensor
-from modelyard.serving.scheduling.work import Work
+from modelyard.serving.scheduling.work import Work, member
 
 _log = logging.getLogger(__name__)
 
@@ -38,13 +39,21 @@ _FEW_FLYING: Final = 64
 class Responses:
     """The cache and the requests in flight of one model version. Event-loop thread only.
 
-    `accept` queues a request or raises. The least recently used responses go first when `cache_bytes` are exceeded.
+    `accept` queues a request or raises; `note` is told of every answer without an execution of its own
+    (`Answering.note`). The least recently used responses go first when `cache_bytes` are exceeded.
     """
 
     def __init__(
-        self, accept: Callable[[Work], None], loop: asyncio.AbstractEventLoop, cache_bytes: int, *, coalesce: bool
+        self,
+        accept: Callable[[Work], None],
+        note: Callable[[tuple[Any, ...], int, float, float], None],
+        loop: asyncio.AbstractEventLoop,
+        cache_bytes: int,
+        *,
+        coalesce: bool,
     ) -> None:
         self._accept = accept
+        self._note = note
         self._loop = loop
         self._most_bytes = cache_bytes
         self._coalesce = coalesce
@@ -113,7 +122,8 @@ class Responses:
             if found is not None:
                 self.hits += 1
                 self._kept.move_to_end(key)
-                self._loop.call_soon(_reply, work, found[0], 0, found[1])
+                work.enqueued = perf_counter()
+                self._loop.call_soon(self.answer, work, found[0], 0, found[1])
                 return
             self.misses += 1
         flying = self._flying.get(key) if self._coalesce else None
@@ -152,6 +162,17 @@ class Responses:
             _, (_, _, old) = self._kept.popitem(last=False)
             self.bytes -= old
 
+    def answer(self, work: Work, outputs: list[Tensor], start: int, stop: int) -> None:
+        """Answer a request with what it did not have executed for itself."""
+        if work.cancelled:
+            return
+        told, began = member(work, 0.0, 0.0), perf_counter()
+        rendered = _reply(work, outputs, start, stop)
+        if rendered is None:
+            work.later(partial(self._note, told, work.rows, began))
+        else:
+            self._note(told, work.rows, began, rendered)
+
     def again(self, works: list[Work]) -> None:
         """Requests whose shared execution was refused or expired are queued on their own."""
         for work in works:
@@ -183,7 +204,7 @@ class Shared(Work):
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self._gone or all(member.cancelled for member in self.members)
+        return self._gone or all(each.cancelled for each in self.members)
 
     @cancelled.setter
     def cancelled(self, value: bool) -> None:
@@ -196,17 +217,24 @@ class Shared(Work):
 
     def join(self, work: Work) -> None:
         """Let another request have the same answer."""
+        work.enqueued = perf_counter()
         self.members.append(work)
 
     def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
-        """Keep the response and answer everyone; the last one's answer is the one that is timed."""
+        """Keep the response and answer everyone; the first one's request is the one that counts as executed."""
         self._responses.landed(self)
         self._responses.keep(self.key, outputs, start, stop, batched=self.plan.interface.batched)
-        rendered: float | None = perf_counter()
-        for member in self.members:
-            if not member.cancelled:
-                rendered = _reply(member, outputs, start, stop)
-                self._late = member if rendered is None else None
+        alive = [each for each in self.members if not each.cancelled]
+        if not alive:
+            return perf_counter()
+        first, *others = alive
+        for other in others:
+            self._responses.answer(other, outputs, start, stop)
+        if first is not self.members[0]:
+            self.plan, self.trace = first.plan, first.trace
+            self.received, self.whole, self.enqueued = first.received, first.whole, first.enqueued
+        rendered = _reply(first, outputs, start, stop)
+        self._late = first if rendered is None else None
         return rendered
 
     def later(self, sent: Callable[[float], None]) -> None:
@@ -218,15 +246,15 @@ class Shared(Work):
     def fail(self, error: ModelyardError) -> None:
         """Tell everyone; those that joined a request which was not executed in time try on their own."""
         self._responses.landed(self)
-        alive = [member for member in self.members if not member.cancelled]
+        alive = [each for each in self.members if not each.cancelled]
         self.members = []  # whatever becomes of the execution, they have been told, or are queued again
         if isinstance(error, Unavailable) and len(alive) > 1:
             first, *others = alive
             _fail(first, error)
             self._responses.again(others)
             return
-        for member in alive:
-            _fail(member, error)
+        for each in alive:
+            _fail(each, error)
 
 
 def _cost(tensor: Tensor) -> int:

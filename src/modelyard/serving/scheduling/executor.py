@@ -105,7 +105,9 @@ class Executor(Answering):
         self.responses: Responses | None = None
         """The cache of responses and the identical requests in flight, where the model has either."""
         if allotment.cache_bytes or allotment.coalesce:
-            self.responses = Responses(self.submit, self._loop, allotment.cache_bytes, coalesce=allotment.coalesce)
+            self.responses = Responses(
+                self.submit, self.note, self._loop, allotment.cache_bytes, coalesce=allotment.coalesce
+            )
 
     @property
     def cost(self) -> LatencyModel:

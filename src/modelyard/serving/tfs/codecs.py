@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Tensor
+from modelyard.serving.grpc.ports import Decoded
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.models.target import Target
 from modelyard.serving.oip.messages import parse
@@ -34,7 +36,17 @@ class PredictCodec:
     def decode(self, message: bytes) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
         """Parse a PredictRequest; see `grpc.ports.InferenceCodec`."""
         request = parse(pb.PredictRequest, message)
-        executor = chosen(self._plane, request.model_spec).pick()
+        return self._decoded(chosen(self._plane, request.model_spec).pick(), request)
+
+    def slow(self, message: bytes) -> Callable[[], Decoded] | None:
+        """See `grpc.ports.InferenceCodec`: all but `tensor_content` becomes an array one by one."""
+        request = parse(pb.PredictRequest, message)
+        if all(proto.tensor_content for proto in request.inputs.values()):
+            return None
+        return partial(self._decoded, chosen(self._plane, request.model_spec).pick(), request)
+
+    @staticmethod
+    def _decoded(executor: Executor, request: Any) -> Decoded:
         interface = executor.interface
         check_names(interface, request.inputs)
         tensors: dict[str, Tensor] = {}
@@ -58,6 +70,17 @@ class PredictCodec:
             into_proto(response.outputs[spec.name], spec.datatype, part)
         return bytes(response.SerializeToString())
 
+    def slow_elements(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> int:
+        """See `grpc.ports.InferenceCodec`."""
+        return _elements(plan, outputs, start, stop)
+
+
+def _elements(plan: Plan, outputs: list[Tensor], start: int, stop: int) -> int:
+    parts = [outputs[i] for i, _ in plan.outputs]
+    if not plan.interface.batched:
+        return sum(o.size for o in parts)
+    return sum(o.size * (stop - start) // max(o.shape[0], 1) for o in parts)
+
 
 def _identify(spec: Any, plan: Plan) -> None:
     spec.name = plan.interface.name
@@ -77,7 +100,14 @@ class _ExamplesCodec:
     def decode(self, message: bytes) -> tuple[Executor, Plan, tuple[Tensor, ...]]:
         """Parse the request; see `grpc.ports.InferenceCodec`."""
         request = parse(self.request, message)
-        executor = chosen(self._plane, request.model_spec).pick()
+        return self._decoded(chosen(self._plane, request.model_spec).pick(), request)
+
+    def slow(self, message: bytes) -> Callable[[], Decoded] | None:
+        """See `grpc.ports.InferenceCodec`: examples always are."""
+        request = parse(self.request, message)
+        return partial(self._decoded, chosen(self._plane, request.model_spec).pick(), request)
+
+    def _decoded(self, executor: Executor, request: Any) -> Decoded:
         return executor, *decode_examples(executor.interface, request.model_spec, request.input, type(self).check)
 
     def response(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> Any:
@@ -87,6 +117,10 @@ class _ExamplesCodec:
     def encode(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> bytes:
         """The response's bytes."""
         return bytes(self.response(plan, outputs, start, stop).SerializeToString())
+
+    def slow_elements(self, plan: Plan, outputs: list[Tensor], start: int, stop: int) -> int:
+        """See `grpc.ports.InferenceCodec`."""
+        return _elements(plan, outputs, start, stop)
 
 
 class ClassifyCodec(_ExamplesCodec):

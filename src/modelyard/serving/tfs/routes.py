@@ -63,7 +63,8 @@ class TfsRoutes:
         return json_response({"model_version_status": shown})
 
     def _metadata(self, name: str, version: str, label: str) -> Reply:
-        interface = models.target(self._plane, name, version, label).pick().interface
+        target = models.target(self._plane, name, version, label)
+        interface = (target.only or self._plane.find(name, version)).interface  # a canary's turn is not for this
         spec = {"name": name, "signature_name": "", "version": str(interface.version)}
         return json_response({"model_spec": spec, "metadata": models.signature_json(interface)})
 

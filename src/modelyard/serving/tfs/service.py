@@ -138,7 +138,9 @@ class TfsService:
         for name in request.metadata_field:
             if name != _SIGNATURES:
                 raise InvalidInput(f"Metadata field {name} is not supported")
-        interface = chosen(self._plane, request.model_spec).pick().interface
+        target = chosen(self._plane, request.model_spec)
+        version = str(request.model_spec.version.value) if request.model_spec.HasField("version") else ""
+        interface = (target.only or self._plane.find(request.model_spec.name, version)).interface  # no canary's turn
         signature = pb.SignatureDef(method_name=PREDICT)
         for side, specs in (
             (signature.inputs, interface.signature.inputs),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import threading
 import weakref
 import zlib
 from time import perf_counter
 
+import numpy as np
 import pytest
 from hpack import Encoder
 
@@ -16,6 +18,7 @@ from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
 from modelyard.serving.grpc.http2 import frames, limits
 from modelyard.serving.grpc.http2.answers import Status, trailers
 from modelyard.serving.grpc.http2.frames import Code
+from modelyard.serving.grpc.ports import LARGE_BYTES, LARGE_ELEMENTS
 from tests.unit.serving.http2.wire import MAX_BODY, Client, Transport, data, grpc_message, headers
 
 BEGUN = {":status": "200", "content-type": "application/grpc"}
@@ -40,7 +43,7 @@ def test_an_inference_is_answered_by_headers_one_message_and_trailers():
         (work,) = client.executor.works
         assert work.tensors[0].tobytes() == b"hello"
         assert client.frames() == []
-        work.reply([b"answer"], 0, 1)
+        work.reply([np.frombuffer(b"answer", np.uint8)], 0, 1)
         got = client.frames()
         assert [(f.kind, f.flags) for f in got] == [(frames.HEADERS, 4), (frames.DATA, 0), (frames.HEADERS, 5)]
         content, fields = client.answer(1, got)
@@ -56,7 +59,7 @@ def test_header_fields_are_the_same_for_every_answer_whatever_the_peers_table(ta
     async def run(client):
         for number in (1, 3, 5, 7):
             client.send(client.request(number))
-            client.executor.works.pop().reply([b"y"], 0, 1)
+            client.executor.works.pop().reply([np.frombuffer(b"y", np.uint8)], 0, 1)
             got = client.frames()
             assert client.answer(number, got)[1] == {
                 ":status": "200", "content-type": "application/grpc", "grpc-status": "0",
@@ -74,9 +77,9 @@ def test_answers_come_in_the_order_of_the_work_not_of_the_requests():
     async def run(client):
         client.send(client.request(1) + client.request(3))
         first, second = client.executor.works
-        second.reply([b"2"], 0, 1)
+        second.reply([np.frombuffer(b"2", np.uint8)], 0, 1)
         assert client.answer(3)[0] == grpc_message(b"2")
-        first.reply([b"1"], 0, 1)
+        first.reply([np.frombuffer(b"1", np.uint8)], 0, 1)
         assert client.answer(1)[0] == grpc_message(b"1")
 
     on(run)
@@ -282,6 +285,47 @@ def test_heads_are_known_by_their_bytes_until_the_table_changes():
     on(run)
 
 
+async def idle(client):
+    """Until the pool has done what it was given, and the loop has taken it."""
+    await asyncio.get_running_loop().run_in_executor(client.pool, int)
+    await asyncio.sleep(0)
+
+
+def test_a_message_that_is_slow_to_decode_is_decoded_in_the_pool():
+    async def run(client):
+        gate = threading.Event()
+        client.pool.submit(gate.wait, 10)
+        client.send(client.request(1, content=b"slow" + bytes(LARGE_BYTES)))
+        client.send(client.request(3, content=b"slow" + bytes(LARGE_BYTES)))
+        client.send(client.request(5, content=b"quick" + bytes(LARGE_BYTES)))
+        assert [w.tensors[0].size for w in client.executor.works] == [LARGE_BYTES + 5]
+        client.send(frames.rst_stream(3, Code.CANCEL))
+        gate.set()
+        await idle(client)
+        assert [w.tensors[0].size for w in client.executor.works] == [LARGE_BYTES + 5, LARGE_BYTES + 4]
+
+    on(run)
+
+
+def test_an_answer_that_is_slow_to_encode_is_encoded_in_the_pool_and_told_when_it_is_sent():
+    async def run(client):
+        client.send(client.request(1) + client.request(3))
+        told = []
+        slow = np.frombuffer(b"slow" + bytes(LARGE_ELEMENTS), np.uint8)
+        began = perf_counter()
+        for work in client.executor.works:
+            assert work.reply([slow], 0, 1) is None
+            work.later(told.append)
+        client.send(frames.rst_stream(3, Code.CANCEL))
+        assert told == []
+        await idle(client)
+        assert client.answer(1)[0] == grpc_message(slow.tobytes())
+        (rendered,) = told
+        assert began < rendered < perf_counter()
+
+    on(run)
+
+
 def test_a_reset_or_a_lost_connection_cancels_the_work():
     async def run(client):
         client.send(client.request(1) + client.request(3) + client.request(5, "/t.S/Hang"))
@@ -289,14 +333,14 @@ def test_a_reset_or_a_lost_connection_cancels_the_work():
         client.send(frames.rst_stream(1, Code.CANCEL))
         assert first.cancelled
         assert not second.cancelled
-        first.reply([b"too late"], 0, 1)
+        first.reply([np.frombuffer(b"too late", np.uint8)], 0, 1)
         first.fail(BackendFailed("too late"))
         assert client.frames() == []
         client.connection.connection_lost(None)
         await client.settle()
         assert second.cancelled
         assert client.front._tasks == set()
-        second.reply([b"too late"], 0, 1)
+        second.reply([np.frombuffer(b"too late", np.uint8)], 0, 1)
 
     on(run)
 
@@ -305,9 +349,9 @@ def test_a_large_answer_is_sent_as_the_windows_allow():
     async def run(client):
         client.send(client.request(1) + client.request(3))
         first, second = client.executor.works
-        first.reply([bytes(100)], 0, 1)
+        first.reply([np.frombuffer(bytes(100), np.uint8)], 0, 1)
         assert client.answer(1) == (grpc_message(bytes(100))[:10], BEGUN)
-        second.reply([b"z"], 0, 1)
+        second.reply([np.frombuffer(b"z", np.uint8)], 0, 1)
         assert client.answer(3) == (grpc_message(b"z"), {"grpc-status": "0", **BEGUN}), "others are not held up"
         client.send(frames.window_update(1, 5))
         (frame,) = client.frames()
@@ -326,7 +370,7 @@ def test_the_connections_window_is_kept_too():
     async def run(client):
         for number in (1, 3):
             client.send(client.request(number))
-            client.executor.works.pop().reply([bytes(60_000)], 0, 1)
+            client.executor.works.pop().reply([np.frombuffer(bytes(60_000), np.uint8)], 0, 1)
         sent = sum(len(f.payload) for f in client.frames() if f.kind == frames.DATA)
         assert sent == frames.DEFAULT_WINDOW
         client.send(frames.window_update(0, 1_000_000))
@@ -339,7 +383,7 @@ def test_the_connections_window_is_kept_too():
 def test_frames_are_no_larger_than_the_peer_takes():
     async def run(client):
         client.send(client.request(1))
-        client.executor.works[0].reply([bytes(40_000)], 0, 1)
+        client.executor.works[0].reply([np.frombuffer(bytes(40_000), np.uint8)], 0, 1)
         sizes = [len(f.payload) for f in client.frames() if f.kind == frames.DATA]
         assert sizes == [16384, 16384, 40_005 - 2 * 16384]
 
@@ -351,7 +395,7 @@ def test_a_client_that_does_not_read_is_not_read_from_and_then_cut_off():
         client.send(client.request(1))
         client.connection.pause_writing()
         assert not client.transport.reading
-        client.executor.works[0].reply([b"y"], 0, 1)
+        client.executor.works[0].reply([np.frombuffer(b"y", np.uint8)], 0, 1)
         assert [f for f in client.frames() if f.kind == frames.DATA] == []
         client.connection.resume_writing()
         assert client.transport.reading
@@ -366,7 +410,7 @@ def test_a_client_that_does_not_read_is_not_read_from_and_then_cut_off():
 def test_an_output_without_window_is_given_up_after_a_while():
     async def run(client):
         client.send(client.request(1))
-        client.executor.works[0].reply([b"y"], 0, 1)
+        client.executor.works[0].reply([np.frombuffer(b"y", np.uint8)], 0, 1)
         client.connection.sweep(perf_counter() + limits.STALLED_S - 1)
         assert not client.transport.aborted
         client.connection.sweep(perf_counter() + limits.STALLED_S + 1)
@@ -427,7 +471,7 @@ def test_an_old_connection_of_a_shared_port_is_drained():
         client.send(frames.ping(got[1].payload, ack=True))
         assert [f.kind for f in client.frames()] == [frames.GOAWAY]
         assert not client.transport.closed
-        client.executor.works[0].reply([b"y"], 0, 1)
+        client.executor.works[0].reply([np.frombuffer(b"y", np.uint8)], 0, 1)
         assert client.transport.closed
 
     on(run, shared_s=10.0)
@@ -454,7 +498,7 @@ def test_a_drain_lets_open_calls_end_and_refuses_new_ones(silent):
         assert client.resets() == {5: Code.REFUSED_STREAM}
         for work in client.executor.works:
             assert not client.transport.closed
-            work.reply([b"y"], 0, 1)
+            work.reply([np.frombuffer(b"y", np.uint8)], 0, 1)
         assert client.transport.closed
         client.connection.connection_lost(None)
         await stopping
@@ -556,7 +600,7 @@ def test_answers_that_wait_are_bounded_over_all_connections(monkeypatch):
             connection.data_received(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
             client.encoder = Encoder()
             connection.data_received(client.request(1))
-            client.executor.works[-1].reply([bytes(1000)], 0, 1)
+            client.executor.works[-1].reply([np.frombuffer(bytes(1000), np.uint8)], 0, 1)
             stuck.append(transport)
         monkeypatch.setattr(limits, "MAX_UNSENT_BYTES", 2500)
         client.front.sweep(perf_counter())
@@ -576,7 +620,7 @@ def test_an_inference_leaves_nothing_to_the_garbage_collector():
             for number in range(1, 600, 6):
                 client.send(client.request(number) + client.request(number + 2) + client.request(number + 4))
                 first, second, _ = client.executor.works
-                first.reply([b"y"], 0, 1)
+                first.reply([np.frombuffer(b"y", np.uint8)], 0, 1)
                 second.fail(BackendFailed("no"))
                 client.send(frames.rst_stream(number + 4, Code.CANCEL))
                 client.executor.works.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,7 +234,7 @@ def test_requests_pay_for_pings_but_not_for_resets():
     def run(client):
         for number in range(1, 4001, 2):
             client.send(client.request(number) + frames.ping(bytes(8), ack=False))
-            client.executor.works.pop().reply([b"y"], 0, 1)
+            client.executor.works.pop().reply([np.frombuffer(b"y", np.uint8)], 0, 1)
         assert not client.connection.dead
 
     on(run)
@@ -328,7 +329,7 @@ def test_no_bytes_raise_or_leave_anything_behind(parts, broken_transport):
                 client.transport.closed = True  # the next write raises, as uvloop's does
             client.send(part)
             for work in client.executor.works:
-                work.reply([b"answer"], 0, 1)
+                work.reply([np.frombuffer(b"answer", np.uint8)], 0, 1)
             client.executor.works.clear()
             await client.settle()
         if not broken_transport:

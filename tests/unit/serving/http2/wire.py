@@ -103,8 +103,14 @@ class Codec:
         plan = SimpleNamespace(rows=1, shape_key=(), timeout_s=None, priority=0, id="")
         return self.executor, plan, (np.frombuffer(message, np.uint8),)
 
+    def slow(self, message: bytes) -> Any:
+        return (lambda: self.decode(message)) if message[:4] == b"slow" else None
+
     def encode(self, plan: Any, outputs: Any, start: int, stop: int) -> bytes:
         return bytes(outputs[0])
+
+    def slow_elements(self, plan: Any, outputs: Any, start: int, stop: int) -> int:
+        return outputs[0].size if outputs[0][:4].tobytes() == b"slow" else 0
 
 
 async def echo(message: bytes, call: Any) -> bytes:

@@ -119,7 +119,7 @@ def test_an_http2_answer_that_waits_for_the_clients_window_is_sent_when_it_opens
         client.send(client.request(1, content=b"x"))
         (work,) = client.executor.works
         assert before <= work.received <= work.whole <= perf_counter()
-        assert work.reply([bytes(100_000)], 0, 1) is None
+        assert work.reply([np.zeros(100_000, np.uint8)], 0, 1) is None
         told = []
         work.later(told.append)
         assert told == []
@@ -128,7 +128,7 @@ def test_an_http2_answer_that_waits_for_the_clients_window_is_sent_when_it_opens
         (rendered,) = told
         assert work.whole < rendered < opened
         client.send(client.request(3, content=b"x"))
-        assert client.executor.works[-1].reply([b"x"], 0, 1) > opened
+        assert client.executor.works[-1].reply([np.zeros(1, np.uint8)], 0, 1) > opened
         client.close()
 
     asyncio.run(scenario())

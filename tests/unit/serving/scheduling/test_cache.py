@@ -12,6 +12,8 @@ from modelyard.domain.configuration import Batching, QueuePolicy
 from modelyard.domain.errors import BackendFailed, Unavailable
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.serving.faults import Expired
+from modelyard.serving.observe.context import parse
+from modelyard.serving.observe.stages import Recorder
 from modelyard.serving.oip.plan import InferHead, InputHead, Interface, make_plan
 from modelyard.serving.scheduling import cache
 from modelyard.serving.scheduling.cache import digest
@@ -34,6 +36,31 @@ def test_an_equal_request_is_answered_from_the_cache():
         assert len(bench.runs) == 2
         responses = bench.executor.responses
         assert (responses.hits, responses.misses) == (1, 2)
+        bench.close()
+
+    drive(scenario)
+
+
+def test_who_had_nothing_executed_is_in_the_ring_of_stages_and_traced_all_the_same():
+    async def scenario():
+        bench = Bench(lambda x: x, batching=Batching(1), allotment=Allotment(cache_bytes=100_000, coalesce=True))
+        bench.executor.recorder = recorder = Recorder()
+        works = [bench.work(rows(1, value=3)) for _ in range(3)]
+        for number, work in enumerate(works):
+            work.trace = parse(b"00-%032x-00000000000000aa-01" % (number + 1))
+        for work in works[:2]:
+            bench.executor.submit(work)
+        await asyncio.gather(*[work.future for work in works[:2]])
+        bench.executor.submit(works[2])
+        await works[2].future
+        assert len(bench.runs) == 1
+        cached, executed, joined = recorder.recent()
+        assert [int(s.trace_id, 16) for s in (cached, executed, joined)] == [3, 1, 2]
+        assert executed.infer_us > 0
+        assert joined.infer_us == cached.infer_us == 0
+        assert joined.queue_us > 0
+        assert [s.batch_rows for s in (cached, executed, joined)] == [1, 1, 1]
+        assert sum(b.requests for b in bench.executor.ledger.by_rows.values()) == 1
         bench.close()
 
     drive(scenario)

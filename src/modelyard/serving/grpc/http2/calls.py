@@ -15,7 +15,7 @@ from modelyard.domain.tensors import Tensor
 from modelyard.serving.faults import Expired
 from modelyard.serving.grpc.http2.messages import Inbox, decompress
 from modelyard.serving.grpc.http2.stream import Stream
-from modelyard.serving.grpc.ports import Call, InferenceCodec, Method
+from modelyard.serving.grpc.ports import LARGE_BYTES, LARGE_ELEMENTS, Call, Decoded, InferenceCodec, Method
 from modelyard.serving.oip.plan import Plan
 from modelyard.serving.scheduling.work import Work
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 class Http2Work(Work):
     """An inference request that came by HTTP/2."""
 
-    __slots__ = ("_codec", "_connection", "_rendered", "_stream")
+    __slots__ = ("_aside", "_codec", "_connection", "_late", "_rendered", "_stream")
 
     def __init__(
         self,
@@ -43,6 +43,8 @@ class Http2Work(Work):
         self._connection = connection
         self._stream = stream
         self._codec = codec
+        self._aside = False
+        self._late: Callable[[float], None] | None = None
         head = stream.head
         limit = head.timeout_s
         if limit is not None and (self.timeout_s is None or limit < self.timeout_s):
@@ -50,16 +52,48 @@ class Http2Work(Work):
         self.trace = stream.trace
 
     def reply(self, outputs: list[Tensor], start: int, stop: int) -> float | None:
-        """Encode and send."""
+        """Encode and send; much that is encoded one by one is encoded in the pool."""
         if self._stream.work is not self:
             return perf_counter()
+        if (outputs[0].size if len(outputs) == 1 else sum(o.size for o in outputs)) > LARGE_ELEMENTS:
+            self._aside = self._codec.slow_elements(self.plan, outputs, start, stop) > LARGE_ELEMENTS
+            if self._aside:
+                self._connection.front.pool.submit(self._encode_aside, outputs, start, stop)
+                return None
         message = self._codec.encode(self.plan, outputs, start, stop)
         self._rendered = rendered = perf_counter()
         return rendered if self._connection.answer(self._stream, message) else None
 
     def later(self, sent: Callable[[float], None]) -> None:
         """See `Work.later`."""
-        self._stream.landed = partial(sent, self._rendered)
+        if self._aside:
+            self._late = sent
+        else:
+            self._stream.landed = partial(sent, self._rendered)
+
+    def _encode_aside(self, outputs: list[Tensor], start: int, stop: int) -> None:
+        """In a pool thread."""
+        call = self._connection.front.loop.call_soon_threadsafe
+        try:
+            message = self._codec.encode(self.plan, outputs, start, stop)
+        except ModelyardError as error:
+            call(self.fail, error)
+        except Exception:  # noqa: BLE001 - boundary of a pool thread
+            _log.exception("encoding an answer failed")
+            call(self.fail, BackendFailed("the answer could not be written"))
+        else:
+            self._rendered = perf_counter()
+            call(self._answer_late, message)
+
+    def _answer_late(self, message: bytes) -> None:
+        stream, late = self._stream, self._late
+        if stream.work is not self:
+            return
+        sent = self._connection.answer(stream, message)
+        if late is not None and sent:
+            late(self._rendered)
+        elif late is not None:
+            stream.landed = partial(late, self._rendered)
 
     def fail(self, error: ModelyardError) -> None:
         """Send the error."""
@@ -70,8 +104,10 @@ class Http2Work(Work):
 def infer(connection: Connection, stream: Stream, codec: InferenceCodec, message: bytes) -> None:
     """Hand an inference to its executor; whatever is wrong with it is answered."""
     try:
-        executor, plan, tensors = codec.decode(message)
-        stream.work = work = Http2Work(plan, tensors, connection, stream, codec)
+        if len(message) > LARGE_BYTES and (rest := codec.slow(message)) is not None:
+            connection.front.pool.submit(_decode_aside, connection, stream, codec, rest)
+            return
+        decoded = codec.decode(message)
     except ModelyardError as error:
         connection.reject(stream, error)
         return
@@ -79,7 +115,29 @@ def infer(connection: Connection, stream: Stream, codec: InferenceCodec, message
         _log.exception("a gRPC inference failed")
         connection.fail(stream, BackendFailed("the request could not be served"))
         return
+    _submit(connection, stream, codec, decoded)
+
+
+def _decode_aside(connection: Connection, stream: Stream, codec: InferenceCodec, rest: Callable[[], Decoded]) -> None:
+    """In a pool thread."""
+    call = connection.front.loop.call_soon_threadsafe
     try:
+        decoded = rest()
+    except ModelyardError as error:
+        call(connection.reject, stream, error)
+    except Exception:  # noqa: BLE001 - boundary of a pool thread
+        _log.exception("decoding a gRPC request failed")
+        call(connection.fail, stream, BackendFailed("the request could not be decoded"))
+    else:
+        call(_submit, connection, stream, codec, decoded)
+
+
+def _submit(connection: Connection, stream: Stream, codec: InferenceCodec, decoded: Decoded) -> None:
+    if stream.id not in connection.streams:  # the client took it back meanwhile
+        return
+    executor, plan, tensors = decoded
+    try:
+        stream.work = work = Http2Work(plan, tensors, connection, stream, codec)
         executor.submit(work)
     except ModelyardError as error:
         connection.fail(stream, error)
