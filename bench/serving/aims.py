@@ -63,7 +63,7 @@ def _mlp(results: Results) -> Iterator[Verdict]:
         found = _ratio(at("modelyard", protocol, True), at("triton", protocol, True))
         yield Verdict(f"MLP, REST {_name(protocol)}, 32 connections: of Triton with its Python backend", 3, found)
     for protocol in (JSON, BINARY):
-        turns = results.turns_of("mlp", _OURS, Side("floor", None), protocol).rounds
+        turns = results.rounds_of("mlp", _OURS, Side("floor", None), protocol)
         found = statistics.median(t.difference_ms * 1e3 for t in turns) if turns else None
         note = f"{statistics.median(t.other_ms * 1e3 for t in turns):.0f} us" if turns else ""
         text = f"MLP, REST {_name(protocol)}, 1 connection: p50 above the raw protocol floor"
@@ -89,7 +89,7 @@ def _resnet(results: Results) -> Iterator[Verdict]:
         alone = results.find("resnet50", Line(INPROCESS, None, BINARY), batch)
         text = f"ResNet-50, 8 connections, batch {batch}: of the in-process runtime at that batch"
         yield Verdict(text, 0.97, _ratio(served, alone))
-    turns = results.turns_of("resnet50", _OURS, Side(INPROCESS, None), BINARY).rounds
+    turns = results.rounds_of("resnet50", _OURS, Side(INPROCESS, None), BINARY)
     found = statistics.median(t.difference_ms for t in turns) if turns else None
     note = f"asked in turns; in process {statistics.median(t.other_ms for t in turns):.1f} ms" if turns else ""
     yield Verdict("ResNet-50, 1 connection: p50 above the in-process runtime", 0.3, found, " ms", -1, note)
@@ -101,7 +101,7 @@ def _batching(results: Results) -> Iterator[Verdict]:
         return on, results.find("cnn", Line("modelyard", False, protocol), connections)
 
     for protocol in (BINARY, JSON):
-        turns = results.turns_of("cnn", _OURS, Side("modelyard", False), protocol).rounds
+        turns = results.rounds_of("cnn", _OURS, Side("modelyard", False), protocol)
         found = statistics.median(t.one_ms / t.other_ms for t in turns) if turns else None
         text = f"small CNN, {_name(protocol)}, 1 connection: p50, batching on of off"
         yield Verdict(text, 1.05, found, sign=-1, note="asked in turns" if turns else "")

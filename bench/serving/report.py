@@ -16,11 +16,22 @@ from bench.serving.systems.ports import BINARY, GRPC, JSON
 BEGIN, END = "<!-- results: begin (make bench-serving) -->", "<!-- results: end -->"
 _PROTOCOLS = {JSON: "REST JSON", BINARY: "REST binary", GRPC: "gRPC"}
 _BUSY = 0.9
+_STAGES = {
+    "receive": ("receive",),
+    "parse": ("parse",),
+    "wait": ("queue", "batch_wait"),
+    "infer": ("infer",),
+    "encode": ("encode",),
+    "send": ("send",),
+}
+_PARTS = tuple(part for parts in _STAGES.values() for part in parts)
 
 
 def markdown(results: Results) -> str:
     """The whole report."""
     parts = [_environment(results.environment, results.wall_s), "### Aims", _aims(results)]
+    if results.turns:
+        parts += ["### One connection, asked in turns", _TURNS, _turns(results)]
     for name in dict.fromkeys(cell.model for cell in results.cells):
         parts += [f"### {MODELS[name].title}", *_model(results, name)]
     reasons = list(_reasons(results))
@@ -37,6 +48,28 @@ def write(page: Path, text: str) -> None:
     if not begin or not end:
         raise SystemExit(f"{page} has no '{BEGIN}' ... '{END}'")
     page.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf-8")
+
+
+_TURNS = (
+    "Median latencies in us, and of what Modelyard's side says of its requests (`GET /requests`): `wait` is for its "
+    "turn and the batch; `outside` is what no stage has: the client, the kernel, cores that wake up."
+)
+
+
+def _turns(results: Results) -> str:
+    rows = [["Modelyard", "against", "its p50", "the other's", "difference", *_STAGES, "outside"]]
+    for found in results.turns:
+        protocol = _PROTOCOLS[found.protocol]
+        batching = {True: " with batching", False: " without batching", None: ""}[found.other.batching]
+        stages = {name: statistics.median(r.stages_us.get(name, 0.0) for r in found.rounds) for name in _PARTS}
+        shown = [sum(stages[part] for part in parts) for parts in _STAGES.values()]
+        one = statistics.median(r.one_ms for r in found.rounds) * 1e3
+        other = statistics.median(r.other_ms for r in found.rounds) * 1e3
+        difference = statistics.median(r.difference_ms for r in found.rounds) * 1e3
+        figures = [one, other, difference, *shown, one - sum(shown)]
+        texts = [f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.1f}" for figure in figures]
+        rows.append([f"{found.model}, {protocol}", f"{found.other.system}{batching}", *texts])
+    return _table(rows)
 
 
 def _environment(e: Environment, wall_s: float) -> str:

@@ -57,12 +57,16 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Turns(msgspec.Struct, frozen=True):
-    """Medians over the turns of a round: of the difference of the two sides' median latencies, and of these."""
+    """Medians over the turns of a round: of the difference of the two sides' median latencies, and of these.
+
+    `stages_us`: medians of what Modelyard's side says of its last requests (`GET /requests`).
+    """
 
     round: int
     difference_ms: float
     one_ms: float
     other_ms: float
+    stages_us: dict[str, float] = {}
 
 
 class TurnsResult(msgspec.Struct):
@@ -125,6 +129,11 @@ class Results(msgspec.Struct):
                 return found
         self.turns.append(TurnsResult(model, one, other, protocol))
         return self.turns[-1]
+
+    def rounds_of(self, model: str, one: Side, other: Side, protocol: Protocol) -> list[Turns]:
+        """The rounds of two sides asked in turns; none where they were not."""
+        wanted = (model, one, other, protocol)
+        return next((t.rounds for t in self.turns if (t.model, t.one, t.other, t.protocol) == wanted), [])
 
     def server(self, model: str, system: str, batching: bool | None) -> ServerResult:
         """The record of a server, made if it is new."""

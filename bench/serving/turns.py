@@ -8,10 +8,12 @@ is how long a sleeping core takes to wake up.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import statistics
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -52,11 +54,12 @@ def measure(model: Model, up: dict[Key, Deployed], inprocess: InProcess, round_:
         try:
             with _asking(one, up, inprocess, protocol) as ask, _asking(other, up, inprocess, protocol) as ask_other:
                 burst, bursts = (_SLOW_BURST, _SLOW_BURSTS) if model.slow else (_BURST, _BURSTS)
-                differences, mine, theirs = _in_turns(ask, ask_other, burst, bursts)
+                difference, mine, theirs = _in_turns(ask, ask_other, burst, bursts)
+                stages = _stages(up[one])
         except (*CANNOT, ClientFailed) as error:
             say(f"{model.name}: {one[0]} and {other[0]} in turns over {protocol}: {words(error)}")
             continue
-        turns = Turns(round_, differences, mine, theirs)
+        turns = Turns(round_, difference, mine, theirs, stages)
         results.turns_of(model.name, Side(*one), Side(*other), protocol).rounds.append(turns)
 
 
@@ -78,6 +81,13 @@ def _in_turns(ask: Ask, other: Ask, burst: int, bursts: int) -> tuple[float, flo
         statistics.median(a for a, _ in pairs),
         statistics.median(b for _, b in pairs),
     )
+
+
+def _stages(deployed: Deployed) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{deployed.http_port}/requests", timeout=10) as response:
+        recent = json.load(response)["recent"]
+    names = [name for name in recent[0] if name.endswith("_us")] if recent else []
+    return {name.removesuffix("_us"): statistics.median(request[name] for request in recent) for name in names}
 
 
 @contextmanager

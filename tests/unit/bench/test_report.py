@@ -9,6 +9,7 @@ import pytest
 
 from bench.serving.plan import Line
 from bench.serving.report import BEGIN, END, markdown, write
+from bench.serving.results import Side, Turns
 from bench.serving.systems import SYSTEMS
 from bench.serving.systems.ports import BINARY, JSON
 from tests.unit.bench.results import add, empty, timing
@@ -35,6 +36,16 @@ def test_failed_requests_and_a_busy_client_are_marked() -> None:
     assert "**7 of 1000 failed**" in cell
     assert cell.endswith("†")
     assert "† the client used more than 0.9 of a core" in markdown(results)
+
+
+def test_turns_stand_with_the_stages_of_our_side() -> None:
+    results = empty()
+    found = results.turns_of("mlp", Side("modelyard", True), Side("modelyard", False), JSON)
+    stages = {"receive": 1.0, "parse": 2.0, "queue": 3.0, "batch_wait": 4.0, "infer": 10.0, "encode": 5.0, "send": 6.0}
+    found.rounds += [Turns(0, 0.01, 0.15, 0.14, stages), Turns(1, 0.02, 0.09, 0.07, stages)]
+    cells = row(markdown(results), "| mlp, REST JSON")
+    assert cells[1] == "modelyard without batching"
+    assert cells[2:] == ["120", "105", "15.0", "1.0", "2.0", "7.0", "10.0", "5.0", "6.0", "89.0"]
 
 
 def test_what_was_not_measured_stands_there_with_its_reason_once() -> None:
