@@ -408,7 +408,8 @@ class Connection(asyncio.Protocol):
         size, limits = transport.get_write_buffer_size(), self.front.limits
         patience_s = limits.slow_reader_s * (1 + size // limits.slow_reader_bytes)
         self._patience_s = max(self._patience_s, patience_s)
-        self.front.unsent.note(self, size, perf_counter())
+        held = 0 if self._framing is None else self._framing.size  # requests that were read and wait for it
+        self.front.unsent.note(self, size + held, perf_counter())
 
     # --- deadlines
 
