@@ -63,8 +63,8 @@ class Limits:
     free_inflation_bytes: int = 8 * _MIB
     max_pipelined: int = 64
     max_connections: int = field(default_factory=connections_possible)
-    max_unsent_bytes: int = 32 * _MIB
-    """Of answers that clients do not read, and of their further requests. Above it, the connections that are stuck longest are closed."""
+    max_unsent_bytes: int = 48 * _MIB
+    """Of answers that clients do not read, and of their further requests. Above it, who is stuck longest is reset."""
     unsent_grace_s: float = 1.0
     """A connection is stuck no sooner than this, unless four times `max_unsent_bytes` wait."""
     head_s: float = 10.0

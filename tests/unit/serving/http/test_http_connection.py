@@ -357,7 +357,7 @@ def test_the_limits_of_a_replica():
     limits = Limits()
     assert (limits.head_s, limits.body_s, limits.slow_reader_s, limits.idle_s) == (10, 60, 30, 300)
     assert (limits.max_head_bytes, limits.max_body_bytes) == (16 * 1024, 64 * 1024 * 1024)
-    assert limits.max_unsent_bytes == 32 * 1024 * 1024
+    assert limits.max_unsent_bytes == 48 * 1024 * 1024
 
 
 def test_errors_are_json_and_end_the_connection_only_where_framing_is_lost():
