@@ -171,14 +171,16 @@ class ProcessInstance:
 
     def _live(self, life: Life, first: Future[Description], found: Description) -> str:
         """Publish a started process until it ends; why it did."""
+        again = first.done()
+        if again:
+            self._budget.restarted()  # before anybody can be answered by it
         with self._changed:
             self._life = life
             self.absent = ""
             self._changed.notify_all()
-        if not first.done():
+        if not again:
             first.set_result(found)
         else:
-            self._budget.restarted()
             _log.info("model %s runs again, as process %d", self._name, life.pid)
         if self._closed:  # while it started
             life.kill("the model was unloaded")
