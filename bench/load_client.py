@@ -150,7 +150,7 @@ def wait_for(port: int) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 sys.exit(f"nothing listens on port {port}")
-            time.sleep(0.02)
+            time.sleep(0.02)  # polls the port of another process
 
 
 if __name__ == "__main__":

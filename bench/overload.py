@@ -240,7 +240,7 @@ def replica(directory: Path, options: argparse.Namespace) -> Iterator[int]:
         while not ready.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit("the replica did not start")
-            time.sleep(0.05)
+            time.sleep(0.05)  # polls the file that the replica writes when it is ready
         yield json.loads(ready.read_bytes())["http_port"]
     finally:
         process.terminate()

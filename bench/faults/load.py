@@ -155,7 +155,7 @@ def running(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool], seconds: float) -> None:
-    """Poll. Raises Stuck after `seconds`."""
+    """Poll, since what is awaited is in other processes. Raises Stuck after `seconds`."""
     end = time.perf_counter() + seconds
     while not condition():
         if time.perf_counter() > end:

@@ -80,7 +80,7 @@ def capacity(endpoint: Endpoint, seconds: float) -> float:
         load = Load(endpoint, "loop", FEW)
         begun = time.perf_counter()
         with load.at(share * most) as seen:
-            time.sleep(seconds)
+            time.sleep(seconds)  # the load runs in its thread: this long it is watched
         if not seen.errors and seen.p99(begun, time.perf_counter()) <= SUSTAINED_S:
             print(f"  capacity {share * most:,.0f} requests/s as an open loop, {most:,.0f} as a closed one")
             return share * most

@@ -10,20 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
 from modelyard.domain.services import ServedModel, VersionPolicy
 from modelyard.serving.faults import for_clients, text_of
-from modelyard.serving.instances.steps import StepThreads
 from modelyard.serving.models import policy as policies
 from modelyard.serving.models import source
 from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.change import Change, Ready, Wish, with_labels
+from modelyard.serving.models.loaders import Loaders
 from modelyard.serving.models.loading import Loaded
 from modelyard.serving.models.retirement import Retirement, free
 from modelyard.serving.models.routing import Routing
@@ -34,12 +32,6 @@ from modelyard.serving.scheduling.executor import Executor
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-_LOADERS: Final = 4
-"""Models loaded at the same time, at most (and at most one per core)."""
-_LOADING_INTERVAL_S: Final = 0.0005
-"""Half the 99th percentile of the loop's delay while torch is imported beside it, and loads take no longer
-(bench/load_stall.py: 10 ms with Python's 5 ms, 5 ms with this)."""
 
 
 class Model:
@@ -84,16 +76,12 @@ class Repository:
         self.directory = directory
         self._listed = source.listed(models)
         self._policies = dict(policies)
-        self._load = load
         self._make = make
         self._pool = pool
-        workers = max(1, min(_LOADERS, len(os.sched_getaffinity(0))))
-        self._loaders = StepThreads(workers, "model-loader")
-        self._retirement = Retirement(pool, self._loaders, drain_timeout_s)
+        self._loaders = Loaders(load)
+        self._retirement = Retirement(pool, self._loaders.threads, drain_timeout_s)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._loading = 0
-        self._usual_interval_s = sys.getswitchinterval()
         for name, found in self._listed.items():
             self._known(name).found = found
 
@@ -311,7 +299,7 @@ class Repository:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._loaders.shutdown()
+        self._loaders.threads.shutdown()
 
     # --- sources
 
@@ -320,7 +308,7 @@ class Repository:
             return
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._loaders, source.scan, self.directory)
+            found = await loop.run_in_executor(self._loaders.threads, source.scan, self.directory)
         except ModelyardError as error:
             _log.error("%s", error)
             raise for_clients(error) from error
@@ -389,7 +377,7 @@ class Repository:
     # --- the steps of a change
 
     def _change(self, model: Model, wish: Wish) -> Change:
-        return Change(model.name, model.versions, wish, self._loaded, self._fingerprint)
+        return Change(model.name, model.versions, wish, self._loaded, self._loaders.fingerprint)
 
     async def _prepared(self, changes: list[Change]) -> None:
         """Load what the changes need, and check them. Raises Conflict; then it was all in vain."""
@@ -402,50 +390,18 @@ class Repository:
             raise
 
     async def _loaded(self, served: ServedModel) -> Ready:
-        """In a loader's thread: the model, and what its files were just before it was read."""
-        loop = asyncio.get_running_loop()
-
         def started() -> None:
             version = self.models[served.name].versions[served.version]
             if version.stage is Stage.START:
                 version.stage = Stage.LOADING
 
-        def work() -> Ready:
-            loop.call_soon_threadsafe(started)
-            files = source.fingerprint(served)
-            try:
-                return Ready(self._load(served), files)
-            except (SystemExit, KeyboardInterrupt) as error:  # these would end the event loop, and the replica with it
-                why = f"it ended by {type(error).__name__}: {error}"
-                raise BackendFailed(
-                    f"loading model '{served.name}' version {served.version} failed", why=why
-                ) from error
-
-        with self._politely():
-            return await loop.run_in_executor(self._loaders, work)
-
-    @contextlib.contextmanager
-    def _politely(self) -> Iterator[None]:
-        """While something loads, the interpreter lock is asked for more often: the loop waits less for its turn."""
-        if not self._loading:
-            self._usual_interval_s = sys.getswitchinterval()
-            sys.setswitchinterval(min(_LOADING_INTERVAL_S, self._usual_interval_s))
-        self._loading += 1
-        try:
-            yield
-        finally:
-            self._loading -= 1
-            if not self._loading:
-                sys.setswitchinterval(self._usual_interval_s)
-
-    async def _fingerprint(self, served: ServedModel) -> tuple[object, ...]:
-        return await asyncio.get_running_loop().run_in_executor(self._loaders, source.fingerprint, served)
+        return await self._loaders.load(served, started)
 
     async def _drop(self, changes: Iterable[Change], error: ModelyardError) -> None:
         """Free what was loaded in vain."""
         for change in changes:
             for number, ready in change.ready.items():
-                await free(self._loaders, ready.loaded.model.close)
+                await free(self._loaders.threads, ready.loaded.model.close)
                 self.models[change.name].versions[number].failed(error)
 
     def _take_over(self, model: Model, change: Change) -> None:
