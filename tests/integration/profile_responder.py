@@ -1,7 +1,7 @@
 """A scripted HTTP service for tests and benchmarks of the load client; it prints its port, then serves until killed.
 
 `python profile_responder.py '{"service_s": 0.01}'`: one server, first come first served. Options:
-`service_s` fixed time per request (0: answer at once); `stall_at` = [request number, seconds]: that request blocks the
+`service_s` fixed time per request, never less (0: answer at once); `stall_at` = [request number, seconds]: that request blocks the
 whole process; `refuse_every` n: each n-th request gets a 429; `close_every` n: each n-th response closes the
 connection; `chunked`: chunked bodies; `silent_every` n: each n-th request is never answered.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import selectors
 import sys
 import time
 from typing import ClassVar
@@ -80,4 +81,11 @@ async def main(options):
 
 
 if __name__ == "__main__":
-    uvloop.run(main(json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}))
+    given = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    if given.get("service_s"):
+        # uvloop counts whole milliseconds from a clock it reads once a turn, so its timers may fire early; select(2)
+        # takes microseconds and rounds up
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+            runner.run(main(given))
+    else:
+        uvloop.run(main(given))

@@ -75,7 +75,7 @@ def test_a_fixed_service_time_comes_back_in_every_indicator(tmp_path):
         cell = profiler(tmp_path).measure(service(pid, port), work, PAYLOADS, purpose="test", progress=seen.append)
     found = cell.measurement
     i = found.indicators
-    # Four in flight at one server of 5 ms (timers round up, never down): 200 requests/s at most, 20 ms each at least.
+    # Four in flight at one server of 5 ms (its timer never fires early): 200 requests/s at most, 20 ms each at least.
     assert 30 < i.throughput_rps.value < 202
     assert i.p50_ms.value > 19.5
     assert i.throughput_rps.value * i.p50_ms.value / 1e3 == pytest.approx(4, rel=0.15)
