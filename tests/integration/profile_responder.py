@@ -1,9 +1,9 @@
 """A scripted HTTP service for tests and benchmarks of the load client; it prints its port, then serves until killed.
 
 `python profile_responder.py '{"service_s": 0.01}'`: one server, first come first served. Options:
-`service_s` fixed time per request, never less (0: answer at once); `stall_at` = [request number, seconds]: that request blocks the
-whole process; `refuse_every` n: each n-th request gets a 429; `close_every` n: each n-th response closes the
-connection; `chunked`: chunked bodies; `silent_every` n: each n-th request is never answered.
+`service_s` fixed time per request, never less (0: answer at once); `stall_at` = [request number, seconds]: that
+request blocks the whole process; `refuse_every` n: each n-th request gets a 429; `close_every` n: each n-th response
+closes the connection; `chunked`: chunked bodies; `silent_every` n: each n-th request is never answered.
 """
 
 from __future__ import annotations
