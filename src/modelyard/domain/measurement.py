@@ -83,7 +83,7 @@ class Indicators:
     of cores the service kept busy; `core_s_per_request` its CPU seconds per completed request;
     `cost_per_million` is that times the price setting, in its currency. `cost_interval` is the cost with its interval
     over blocks; None with fewer than two blocks or where one has no CPU time or no success. Where the CPU time was too
-    small to tell (`cost_known` is false) the cost is 0 and means nothing.
+    small to tell (`cost_known` is false) the cost is 0 and means nothing. `mean_ms` is None in old measurements.
     """
 
     throughput_rps: Interval
@@ -104,6 +104,7 @@ class Indicators:
     gpu_utilisation: float | None = None
     stages: StageTimes | None = None
     cost_interval: Interval | None = None
+    mean_ms: Interval | None = None
 
     @property
     def cost_known(self) -> bool:

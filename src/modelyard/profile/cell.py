@@ -258,6 +258,10 @@ class Cell:
             cost_interval=cost_interval(
                 [(b.usage.cpu_s, int(b.samples.ok.sum())) for b in blocks], self._conditions.price
             ),
+            mean_ms=log_interval(
+                [float(part.latencies_ms(timeout_s).mean()) for part in parts],
+                centre=float(samples.latencies_ms(timeout_s).mean()),
+            ),
         )
 
 
