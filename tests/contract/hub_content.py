@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,10 +15,14 @@ from modelyard.domain.artifacts import (
     Standing,
     Target,
 )
+from modelyard.domain.measurement import Interval
 from modelyard.domain.services import Endpoint, Service
+from modelyard.domain.study import Aim, Point, Prediction, Result, Study, Trial, TrialState
 from modelyard.domain.versions import DatasetSpec, Definition, Description, ModelRef, SourceSpec, StepSpec, Version
 from modelyard.hub import Hub
 from tests.builders import SIGNATURE, configuration
+
+PREDICTION = Prediction((-1.5,), 200.0, 2.0, 1.8, 3.0, 4.5, 0.6, feasible=True, spread=0.1)
 
 
 class Clock:
@@ -137,4 +141,36 @@ def service(name: str, artifact: Artifact, *, created_at: str = "2026-11-22T00:0
     )
 
 
-__all__ = ["Clock", "Place", "Precision", "conversion", "definition", "ref", "service"]
+def study(version: Version, **changes: object) -> Study:
+    values: dict[str, object] = {
+        "id": "",
+        "model": version.model,
+        "version": version.number,
+        "aim": Aim.parse("min cost under p99 <= 20 ms at 200 rps"),
+        "workload": None,
+        "space": "knobs:\n  threads: [1, 2]\n",
+        "strategy": "random",
+        "options": {"initial": 8, "xi": 0.01, "kind": "sobol"},
+        "budget": 6,
+        "seed": 0,
+        "fingerprint": "f" * 12,
+        "default": Point.of({"threads": 1}),
+    }
+    return Study(**(values | changes))  # type: ignore[arg-type]
+
+
+def trial(number: int, *, measurements: tuple[str, ...] = (), **changes: object) -> Trial:
+    result = Result(
+        (-1.4,), (0.02,), (Interval(0.25, 0.2, 0.3),), Interval(9.0, 8.0, 11.0), True, "valid", measurements
+    )
+    base = Trial(
+        number,
+        Point.of({"threads": number, "delay_ms": 0.5, "runtime": "torch"}),
+        TrialState.MEASURED,
+        "seeded",
+        result,
+    )
+    return replace(base, prediction=PREDICTION, seconds=1.5, **changes)
+
+
+__all__ = ["Clock", "Place", "Precision", "conversion", "definition", "ref", "service", "study", "trial"]

@@ -11,6 +11,7 @@ from modelyard.hub.values import (
     Page,
     Registration,
     Replacement,
+    StudyQuery,
     VersionQuery,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "Page",
     "Registration",
     "Replacement",
+    "StudyQuery",
     "VersionQuery",
 ]

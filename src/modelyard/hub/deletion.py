@@ -16,6 +16,7 @@ from modelyard.hub.schema import (
     artifacts,
     conversions,
     measurements,
+    studies,
     version_files,
     versions,
 )
@@ -51,6 +52,7 @@ def delete_version(database: Database, vault: Vault, ref: ModelRef, *, force: bo
             "artifacts": _count(connection, artifacts.c.version_id, row),
             "conversions": _count(connection, conversions.c.version_id, row),
             "measurements": _count(connection, measurements.c.version_id, row),
+            "studies": _count(connection, studies.c.version_id, row),
         }
         if dry_run:
             free = _only_used_by(connection, row, set(blobs))

@@ -18,6 +18,7 @@ from modelyard.hub.measurements import Measurements
 from modelyard.hub.records import file_lists
 from modelyard.hub.schema import measurements
 from modelyard.hub.services import Services, owners
+from modelyard.hub.studies import Studies
 from modelyard.hub.values import Clock, Freed, utc_now
 from modelyard.hub.vault import Vault
 from modelyard.hub.versions import Versions
@@ -26,7 +27,7 @@ CACHE_MAX_AGE_S = 7 * 24 * 3600.0
 
 
 class Hub:
-    """Versions, aliases, artifacts, the evidence (conversions, measurements, decisions), services, and gc of the rest.
+    """Versions, aliases, artifacts, the evidence (conversions, measurements, decisions, studies), services, and gc.
 
     Safe for use by many threads; many processes may open the same hub. Use as a context manager or `close` it.
     """
@@ -42,6 +43,7 @@ class Hub:
         self.conversions = Conversions(database, clock)
         self.measurements = Measurements(database, self._vault, self._cache, clock)
         self.decisions = Decisions(database, clock)
+        self.studies = Studies(database, clock)
         self.services = Services(database)
 
     @classmethod

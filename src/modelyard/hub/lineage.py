@@ -9,8 +9,9 @@ from modelyard.domain.decision import Decision
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef
 from modelyard.hub.records import from_json, load_artifacts, load_version, version_id
-from modelyard.hub.schema import alias_events, artifacts, conversions, decisions, measurements, versions
+from modelyard.hub.schema import alias_events, artifacts, conversions, decisions, measurements, studies, versions
 from modelyard.hub.services import owners
+from modelyard.hub.studies import load_studies
 from modelyard.hub.values import Lineage, Replacement
 
 
@@ -26,6 +27,7 @@ def load_lineage(connection: Connection, ref: ModelRef) -> Lineage:
         conversions=tuple(from_json(r[0], Conversion) for r in connection.execute(tried)),
         measurements=tuple(from_json(r[0], Measurement) for r in connection.execute(measured)),
         decisions=tuple(from_json(r[0], Decision) for r in connection.execute(decided)),
+        studies=tuple(load_studies(connection, studies.c.version_id == row)),
         services=tuple(name for name, version, _ in owners(connection) if version == row),
         replacements=_replacements(connection, row),
     )

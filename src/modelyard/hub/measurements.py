@@ -9,19 +9,25 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Select, insert, select
 
-from modelyard.domain.errors import Conflict, InvalidInput, NotFound
+from modelyard.domain.errors import Conflict, NotFound
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef
 from modelyard.hub.cache import Cache
 from modelyard.hub.database import Database
 from modelyard.hub.files import LocalFile
-from modelyard.hub.records import content_digest, from_json, lock_model, timestamp, to_json, version_id
+from modelyard.hub.records import (
+    LEAST_PREFIX,
+    content_digest,
+    from_json,
+    lock_model,
+    only_with_prefix,
+    timestamp,
+    to_json,
+    version_id,
+)
 from modelyard.hub.schema import measurements, versions
 from modelyard.hub.values import Clock, MeasurementQuery
 from modelyard.hub.vault import Vault
-
-_LEAST_PREFIX = 6
-_MOST_TOLD = 5
 
 
 class Measurements:
@@ -66,12 +72,13 @@ class Measurements:
         """
         with self._database.read() as connection:
             found = _get(connection, measurement_id)
-            if found is None and len(measurement_id) >= _LEAST_PREFIX:
-                found = _only_with_prefix(connection, measurement_id)
+            if found is None:
+                only = only_with_prefix(connection, measurements.c.id, measurement_id, "measurements")
+                found = _get(connection, only) if only else None
         if found is None:
             raise NotFound(
                 f"there is no measurement '{measurement_id}'",
-                hint=f"yard measurements ls REF shows the ids; their first {_LEAST_PREFIX} characters may do",
+                hint=f"yard measurements ls REF shows the ids; their first {LEAST_PREFIX} characters may do",
             )
         return found
 
@@ -103,20 +110,6 @@ def _get(connection: Connection, measurement_id: str) -> Measurement | None:
     query = select(measurements.c.body).where(measurements.c.id == measurement_id)
     body = connection.execute(query).scalar()
     return None if body is None else from_json(body, Measurement)
-
-
-def _only_with_prefix(connection: Connection, prefix: str) -> Measurement | None:
-    begins = measurements.c.id.startswith(prefix, autoescape=True)
-    query = select(measurements.c.id).where(begins).order_by(measurements.c.id).limit(_MOST_TOLD + 1)
-    ids = [str(row[0]) for row in connection.execute(query)]
-    if len(ids) > 1:
-        more = ", ..." if len(ids) > _MOST_TOLD else ""
-        raise InvalidInput(
-            f"the ids of several measurements begin with '{prefix}'",
-            why=", ".join(ids[:_MOST_TOLD]) + more,
-            hint="write more of the id",
-        )
-    return _get(connection, ids[0]) if ids else None
 
 
 def _insert(connection: Connection, row: int, new: Measurement, samples_bytes: int) -> None:

@@ -9,15 +9,18 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, Select, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, select
 
 from modelyard.domain.artifacts import Artifact, ArtifactFile, Precision, Standing, Target
-from modelyard.domain.errors import NotFound
+from modelyard.domain.errors import InvalidInput, NotFound
 from modelyard.domain.tensors import Signature
 from modelyard.domain.versions import Definition, Description, ModelRef, Version
 from modelyard.hub.schema import aliases, artifact_files, artifacts, models, version_details, version_files, versions
 
 T = TypeVar("T")
+LEAST_PREFIX = 6
+"""Characters of an id that may stand for all of it."""
+_MOST_TOLD = 5
 _IN_BATCH = 500  # ids per IN list; SQLite's oldest limit is 999 parameters
 
 
@@ -39,6 +42,25 @@ def content_digest(*values: object) -> str:
 def timestamp(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds: texts that sort as the moments do."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def only_with_prefix(connection: Connection, ids: Column[str], prefix: str, things: str) -> str | None:
+    """The only id of a column that begins so (`LEAST_PREFIX` characters at least); None if none does.
+
+    Raises InvalidInput where several do: `things` says of what, in the plural.
+    """
+    if len(prefix) < LEAST_PREFIX:
+        return None
+    begins = ids.startswith(prefix, autoescape=True)
+    found = [str(r[0]) for r in connection.execute(select(ids).where(begins).order_by(ids).limit(_MOST_TOLD + 1))]
+    if len(found) > 1:
+        more = ", ..." if len(found) > _MOST_TOLD else ""
+        raise InvalidInput(
+            f"the ids of several {things} begin with '{prefix}'",
+            why=", ".join(found[:_MOST_TOLD]) + more,
+            hint="write more of the id",
+        )
+    return found[0] if found else None
 
 
 def lock_model(connection: Connection, name: str) -> int:

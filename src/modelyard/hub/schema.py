@@ -211,6 +211,31 @@ decisions = Table(
     sqlite_autoincrement=True,
 )
 
+studies = Table(  # `settings` is a digest: what a search was asked, by which an unfinished one is found again
+    "studies",
+    metadata,
+    Column("sequence", _id, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    _version_key(),
+    Column("settings", String(64), nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("answer", Text),
+    Column("created_at", Text, nullable=False),
+    Index(None, "version_id", "sequence"),
+    Index(None, "settings", "sequence"),
+    sqlite_autoincrement=True,
+)
+
+study_trials = Table(
+    "study_trials",
+    metadata,
+    Column("study_id", Text, ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
 services = Table(
     "services",
     metadata,

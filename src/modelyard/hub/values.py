@@ -13,6 +13,7 @@ from modelyard.domain.configuration import Configuration
 from modelyard.domain.decision import Decision
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.measurement import Measurement, Validity
+from modelyard.domain.study import Study
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Workload
 
@@ -111,6 +112,7 @@ class Freed:
     artifacts: int = 0
     conversions: int = 0
     measurements: int = 0
+    studies: int = 0
     blobs: int = 0
     temp_files: int = 0
     cache_entries: int = 0
@@ -152,6 +154,7 @@ class Lineage:
     conversions: tuple[Conversion, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    studies: tuple[Study, ...] = ()
     services: tuple[str, ...] = ()
     replacements: tuple[Replacement, ...] = ()
 
@@ -175,3 +178,20 @@ class MeasurementQuery:
     configuration: Configuration | None = None
     workload: Workload | None = None
     limit: int = field(default=MAX_PAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyQuery:
+    """Which studies to find; every given field must hold.
+
+    `like`: studies that were asked the same (version, aim, workload, space, strategy, options, budget, seed, node,
+    default). `finished`: those with an answer, or those without.
+    """
+
+    model: str | None = None
+    version: int | None = None
+    strategy: str | None = None
+    fingerprint: str | None = None
+    like: Study | None = None
+    finished: bool | None = None
+    limit: int = MAX_PAGE

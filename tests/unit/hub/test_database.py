@@ -8,18 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError, Unavailable
-from modelyard.domain.versions import Description
+from modelyard.domain.versions import Description, ModelRef
 from modelyard.hub import Hub, database, migrations
 from modelyard.hub.database import Database
+from modelyard.hub.records import to_json
 from modelyard.hub.schema import metadata
-from tests.contract.hub_content import Clock, Place
+from tests.builders import measurement
+from tests.contract.hub_content import Clock, Place, definition, study, trial
 
 
 @pytest.fixture
@@ -45,6 +48,58 @@ def test_head_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_current_head() == migrations.HEAD
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_hub_of_an_older_modelyard_is_migrated_with_what_it_has(
+    revision: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/x.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        _migrate_to(revision, connection)
+        assert not inspect(connection).has_table("studies")
+        _insert_a_measured_version(connection)
+    engine.dispose()
+    with Hub.open(url, str(tmp_path / "blobs"), tmp_path / "cache", Clock()) as hub:
+        ref = ModelRef("digits", version=1)
+        assert hub.versions.get(ref).definition == definition()
+        assert hub.measurements.list(ref) == [measurement("msr-old")]
+        kept = hub.studies.save(study(hub.versions.get(ref), trials=(trial(1, measurements=("msr-old",)),)))
+        assert hub.studies.latest(ref) == kept
+        assert hub.versions.delete(ref).studies == 1
+
+
+def _migrate_to(revision: str, connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def _insert_a_measured_version(connection: Connection) -> None:
+    """One version and one measurement, by the columns that the first schema has."""
+    old = {"created_at": "2026-11-22T00:00:00.000000+00:00"}
+    m = measurement("msr-old")
+    rows: dict[str, dict[str, object]] = {
+        "models": {"id": 1, "name": "digits", "last_number": 1, **old},
+        "versions": {
+            "id": 1, "model_id": 1, "model": "digits", "number": 1, "digest": "d", "task": "", "framework": "pytorch",
+            "source_artifact": "a0", **old,
+        },
+        "version_details": {
+            "version_id": 1, "definition": to_json(definition()), "description": to_json(Description()),
+        },
+        "measurements": {
+            "id": m.id, "version_id": 1, "artifact_id": "a1", "format": "onnx", "runtime": "onnxruntime",
+            "purpose": "", "fingerprint": m.fingerprint.id, "validity": "valid", "configuration_digest": "c",
+            "workload_digest": "w", "samples_bytes": 0, "body": to_json(m), **old,
+        },
+    }  # fmt: skip
+    for table, values in rows.items():
+        names = ", ".join(values)
+        connection.execute(text(f"INSERT INTO {table} ({names}) VALUES (:{', :'.join(values)})"), values)
 
 
 def test_sqlite_commits_are_durable_and_keys_are_kept(place: Place) -> None:

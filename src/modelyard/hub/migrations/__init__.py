@@ -8,7 +8,7 @@ from sqlalchemy import Connection, inspect, text
 
 from modelyard.domain.errors import BackendFailed
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision; known here so that opening an up-to-date hub need not load Alembic."""
 _LOCK = 0x6D6F64656C  # any constant: the advisory lock of hub migrations on PostgreSQL
 
