@@ -45,12 +45,10 @@ class Objective:
     statistic: str = ""
 
     def __post_init__(self) -> None:
-        if (self.goal is Goal.LATENCY) != (self.statistic in LATENCIES) or (self.statistic and not self._named):
-            raise InvalidInput(f"'{self.statistic}' is not a latency", hint=f"write one of {', '.join(LATENCIES)}")
-
-    @property
-    def _named(self) -> bool:
-        return self.goal is Goal.LATENCY
+        if self.statistic not in (LATENCIES if self.goal is Goal.LATENCY else ("",)):
+            raise InvalidInput(
+                f"'{self.statistic}' is not a statistic of {self.goal}", hint=f"a latency is {', '.join(LATENCIES)}"
+            )
 
     def loss(self, value: float) -> float:
         """The value as what every strategy minimises: its logarithm, negative where more is better.
@@ -69,11 +67,12 @@ class Objective:
         return f"{'max' if self.goal.maximised else 'min'} {self.statistic or self.goal}"
 
 
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _TERM = re.compile(r"(min|max)\s+(\w+)")
 _AIM = re.compile(
     r"\s*(?P<terms>(?:min|max)\s+\w+(?:\s*(?:,|and)\s*(?:min|max)\s+\w+)*)"
-    r"(?:\s+under\s+p99\s*<=\s*(?P<p99>[0-9.]+)\s*ms)?"
-    r"(?:\s+at\s+(?P<load>[0-9.]+)\s*(?P<unit>rps|concurrent))?\s*"
+    r"(?:\s+under\s+p99\s*<=\s*(?P<p99>" + _NUMBER + r")\s*ms)?"
+    r"(?:\s+at\s+(?P<load>" + _NUMBER + r")\s*(?P<unit>rps|concurrent))?\s*"
 )
 
 
@@ -103,9 +102,12 @@ class Aim:
             raise InvalidInput(
                 f"the aim '{self}' needs one load", hint="end it with e.g. 'at 200 rps' or 'at 16 concurrent'"
             )
+        if not all(0 < x < math.inf for x in (self.slo_ms, self.rate_rps, self.concurrency) if x is not None):
+            raise InvalidInput("an aim needs a positive p99, rate and concurrency", hint="e.g. at 200 rps")
         if self.slo_ms is not None and self.concurrency is not None:
             raise InvalidInput(
-                "an SLO holds at a rate, not in a closed loop", why="a closed loop waits for a slow service",
+                "an SLO holds at a rate, not in a closed loop",
+                why="a closed loop waits for a slow service",
                 hint="e.g. min cost under p99 <= 20 ms at 200 rps",
             )
 
@@ -126,7 +128,9 @@ class Aim:
         load = float(match["load"]) if match["load"] else None
         closed = match["unit"] == "concurrent"
         if closed and load is not None and (load < 1 or load != int(load)):
-            raise InvalidInput(f"{match['load']} is not a number of requests in flight", hint="write e.g. 16 concurrent")
+            raise InvalidInput(
+                f"{match['load']} is not a number of requests in flight", hint="write e.g. 16 concurrent"
+            )
         return cls(
             objectives,
             slo_ms=float(match["p99"]) if match["p99"] else None,
@@ -218,7 +222,9 @@ class Result:
     """What a measured point did. `losses` are in the aim's order; `errors` their standard errors on the log scale.
 
     `p99_ms` is what the SLO is compared with. `feasible`: believable, not saturated, and within the SLO with its upper
-    bound. `measurements` are ids in the hub, the first the one that `losses` come from.
+    bound. `measurements` are ids in the hub, the first the one that `losses` come from. `blocks`: the losses of every
+    block, for results that were confirmed together with the same seed: their blocks are pairs. Empty where there are
+    none.
     """
 
     losses: tuple[float, ...]
@@ -228,6 +234,7 @@ class Result:
     feasible: bool
     verdict: str
     measurements: tuple[str, ...] = ()
+    blocks: tuple[tuple[float, ...], ...] = ()
 
 
 class TrialState(StrEnum):
