@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 FRAMEWORKS := torch,onnx,openvino,sklearn,images
-EVERYTHING := $(FRAMEWORKS),postgres,s3,otel,dev
+EVERYTHING := $(FRAMEWORKS),postgres,s3,otel,parquet,dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 MEASURING := $(wildcard tests/integration/test_profile_*.py)

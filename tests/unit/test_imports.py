@@ -9,8 +9,8 @@ import pytest
 
 # fmt: off
 HEAVY = {
-    "alembic", "fsspec", "grpc", "jax", "jinja2", "lightgbm", "matplotlib", "numpy", "onnx", "onnxruntime", "openvino",
-    "rich", "scipy", "sklearn", "skops", "sqlalchemy", "tensorflow", "torch", "tritonclient", "uvloop", "xgboost",
+    "alembic", "fsspec", "grpc", "jax", "jinja2", "lightgbm", "numpy", "onnx", "onnxruntime", "openvino",
+    "pyarrow", "rich", "scipy", "sklearn", "skops", "sqlalchemy", "tensorflow", "torch", "tritonclient", "uvloop", "xgboost",
 }
 # fmt: on
 

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from modelyard.domain.artifacts import Conversion
 from modelyard.domain.configuration import Slo
-from modelyard.domain.measurement import Interval, Measurement, Validity
+from modelyard.domain.measurement import Measurement, Validity
 from modelyard.domain.services import Service
 from modelyard.domain.versions import Version
 from modelyard.profile.compare import Comparison, compare
-from modelyard.profile.plots import (
-    Curve,
-    Plot,
-    latency_distribution,
-    memory_and_utilisation,
-    stage_split,
-    throughput_against_p99,
-)
+from modelyard.profile.plots import Shown
 from modelyard.profile.price import Price
-from modelyard.profile.samples import Samples
+from modelyard.profile.report_measured import Measured, curves, plots
+from modelyard.profile.report_page import render
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report shows. `chosen` and `naive` are measurement ids; `samples` maps measurement ids to raw samples.
+    """What a report shows. `chosen` and `naive` are measurement ids.
 
     `commands` are (what it does, command line) to make the numbers again. `reason` says why `chosen` was chosen, or why
     nothing was; `cost_ratio` is the decision's: cost of naive over chosen, None where no difference is shown.
@@ -36,13 +27,12 @@ class ReportData:
 
     version: Version
     conversions: tuple[Conversion, ...] = ()
-    measurements: tuple[Measurement, ...] = ()
+    measured: Measured = field(default_factory=Measured)
     chosen: str | None = None
     naive: str | None = None
     reason: str = ""
     slo: Slo | None = None
     cost_ratio: float | None = None
-    samples: Mapping[str, Path] = field(default_factory=dict)
     service: Service | None = None
     commands: tuple[tuple[str, str], ...] = ()
     price: Price = field(default_factory=Price)
@@ -64,34 +54,29 @@ class _Choice:
 
 def render_html(data: ReportData) -> str:
     """The report as one self-contained HTML document: no script, no address, everything escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("modelyard.profile"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=_number, interval=_interval, size=_size, percent=_percent, badge=_badge, error=_error, when=_when
-    )
-    numbers = {m.id: n for n, m in enumerate(data.measurements, 1)}
     choice = _choice(data)
-    context: dict[str, Any] = {
-        "data": data,
-        "definition": data.version.definition,
-        "numbers": numbers,
-        "choice": choice,
-        "plots": _plots(data, numbers, choice),
-        "fingerprints": list({m.fingerprint.id: m.fingerprint for m in data.measurements}.values()),
-        "INVALID": Validity.INVALID,
-    }
-    return environment.get_template("report.html.j2").render(context)
+    shown = data.measured.shown()
+    return render(
+        "report.html.j2",
+        data=data,
+        definition=data.version.definition,
+        numbers=data.measured.numbers,
+        choice=choice,
+        marks=_marks(data),
+        missing=data.measured.missing_rows(),
+        plots=plots(shown, _curves(shown, choice), chosen=data.chosen, slo_ms=data.slo.p99_ms if data.slo else None),
+        fingerprints=data.measured.fingerprints,
+    )
+
+
+def _marks(data: ReportData) -> dict[str, str]:
+    """What is said beside a measurement; the choice may be the naive one."""
+    marks = {data.naive: "naive", data.chosen: "chosen"}
+    return {name: mark for name, mark in marks.items() if name is not None}
 
 
 def _choice(data: ReportData) -> _Choice | None:
-    by_id = {m.id: m for m in data.measurements}
+    by_id = {m.id: m for m in data.measured.measurements}
     chosen = by_id.get(data.chosen or "")
     if chosen is None:
         return None
@@ -99,13 +84,13 @@ def _choice(data: ReportData) -> _Choice | None:
     if naive is None or naive.configuration == chosen.configuration:
         return _Choice(chosen, None, None, chosen, None)
     compared = _under_the_load_of(naive, chosen, data)
-    both = compared.id in data.samples and naive.id in data.samples
+    both = compared.id in data.measured.samples and naive.id in data.measured.samples
     return _Choice(
         chosen,
         naive,
         data.cost_ratio,
         compared,
-        compare(naive, data.samples[naive.id], compared, data.samples[compared.id]) if both else None,
+        compare(naive, data.measured.samples[naive.id], compared, data.measured.samples[compared.id]) if both else None,
     )
 
 
@@ -117,81 +102,19 @@ def _under_the_load_of(naive: Measurement, chosen: Measurement, data: ReportData
     """
     alike = (
         m
-        for m in (chosen, *reversed(data.measurements))
+        for m in (chosen, *reversed(data.measured.measurements))
         if m.configuration == chosen.configuration
         and (m.workload, m.fingerprint.id) == (naive.workload, naive.fingerprint.id)
         and m.verdict.validity is not Validity.INVALID
-        and m.id in data.samples
+        and m.id in data.measured.samples
     )
     return next(alike, chosen)
 
 
-def _plots(data: ReportData, numbers: Mapping[str, int], choice: _Choice | None) -> list[Plot]:
-    slo_ms = data.slo.p99_ms if data.slo else None
-    measured = data.measurements
-    found = (
-        throughput_against_p99(measured, numbers, data.chosen, slo_ms),
-        latency_distribution(_curves(data, numbers, choice), slo_ms),
-        stage_split(measured, numbers),
-        memory_and_utilisation(measured, numbers),
-    )
-    return [plot for plot in found if plot is not None]
-
-
-def _curves(data: ReportData, numbers: Mapping[str, int], choice: _Choice | None) -> Sequence[Curve]:
-    curves = []
-    for name, m in (("chosen", choice.compared), ("naive", choice.naive)) if choice else ():
-        if m is None or m.id not in data.samples:
-            continue
-        blocks = Samples.load(data.samples[m.id]).blocks()
-        latencies = tuple(block.latencies_ms(m.workload.timeout_s) for block in blocks)
-        curves.append(Curve(f"{name} ({numbers[m.id]}): {m.configuration.label}", latencies))
-    return curves
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits without an exponent for the sizes that occur; `-` for nothing."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None or interval.low is None or interval.high is None:
-        return ""
-    return f"{_number(interval.low)} – {_number(interval.high)}"
-
-
-def _size(count: int | None) -> str:
-    if count is None:
-        return "–"
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count} B"
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "–"
-    return f"{share:.3%}" if 0 < share < 0.01 else f"{share:.1%}"
-
-
-def _error(value: float) -> str:
-    return f"{value:.2e}" if value else "0"
-
-
-def _when(stamp: str) -> str:
-    """A stored ISO time in UTC to the second; one without a zone is UTC, as all that is stored."""
-    at = datetime.fromisoformat(stamp)
-    return at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _badge(value: object) -> str:
-    """CSS class of a badge for an outcome or a validity."""
-    good, middling = {"proven", "valid", "source"}, {"provisional", "unproven"}
-    return "good" if str(value) in good else "fair" if str(value) in middling else "poor"
+def _curves(shown: Sequence[Shown], choice: _Choice | None) -> list[tuple[str, Shown]]:
+    """The chosen measurement and the naive one; where nothing was chosen, what there is."""
+    if choice is None:
+        return curves(shown)
+    by_id = {s.measurement.id: s for s in shown}
+    named = [("chosen", choice.compared), *((("naive", choice.naive),) if choice.naive else ())]
+    return [(f"{name}: {m.configuration.label}", by_id[m.id]) for name, m in named]

@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelyard.domain.errors import BackendFailed
+from modelyard.domain.errors import BackendFailed, NotFound
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.hub import Hub
 from modelyard.profile import Price
 from modelyard.profile.report import ReportData, render_html
+from modelyard.profile.report_measured import Measured
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,27 @@ class Reporting:
         data = ReportData(
             version=version,
             conversions=tuple(self.hub.conversions.list(ref)),
-            measurements=measured,
+            measured=self._measured(measured),
             chosen=decision.chosen if decision else None,
             naive=decision.naive if decision else None,
             reason=decision.reason if decision else "nothing has been published yet",
             slo=decision.slo if decision else version.definition.slo,
             cost_ratio=decision.cost_ratio if decision else None,
-            samples=self._samples(measured),
             service=services[0] if services else None,
             commands=_commands(version),
             price=self.price,
         )
         return _write(path, render_html(data))
 
-    def _samples(self, measured: tuple[Measurement, ...]) -> dict[str, Path]:
-        return {m.id: self.hub.measurements.samples(m) for m in measured if m.samples}
+    def _measured(self, measurements: tuple[Measurement, ...]) -> Measured:
+        """Measurements with their raw samples; one whose samples are gone or damaged is shown without, and told."""
+        samples, missing = {}, {}
+        for m in measurements:
+            try:
+                samples[m.id] = self.hub.measurements.samples(m)
+            except (NotFound, BackendFailed) as error:
+                missing[m.id] = f"{error.what}: {error.why}" if error.why else error.what
+        return Measured(measurements, samples, missing)
 
 
 def _commands(version: Version) -> tuple[tuple[str, str], ...]:

