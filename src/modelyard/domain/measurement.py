@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from modelyard.domain.configuration import Configuration
 from modelyard.domain.figures import figure
-from modelyard.domain.workload import Workload
+from modelyard.domain.workload import Scenario, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,15 @@ class Validity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Validity of a measurement, each reason in words; `saturated`: the service did not keep up with the load."""
+    """Validity of a measurement, each reason in words; `saturated`: the service did not keep up with the load.
+
+    `requests_wanted`: how many requests a block should have for this load, where it had too few; else 0.
+    """
 
     validity: Validity
     reasons: tuple[str, ...] = ()
     saturated: bool = False
+    requests_wanted: int = 0
 
     def __str__(self) -> str:
         text = str(self.validity) + (", saturated" if self.saturated else "")
@@ -76,6 +80,55 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyStopping:
+    """LoadGen's early-stopping statistic for a percentile: what independent queries certify at `confidence`.
+
+    `at_most_ms`: the percentile is no longer than that; None where `queries` are fewer than `needed`. Under a limit
+    (`limit_ms`, an SLO), `over` queries took longer than it and `allowed` may (None: even 0 of so few certify nothing).
+    """
+
+    share: float
+    queries: int
+    needed: int
+    at_most_ms: float | None
+    limit_ms: float | None = None
+    over: int = 0
+    allowed: int | None = None
+    confidence: float = 0.99
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the limit is certified; None where there is none."""
+        return None if self.limit_ms is None else self.allowed is not None and self.over <= self.allowed
+
+    def __str__(self) -> str:
+        name = f"p{self.share * 100:g}"
+        if self.at_most_ms is None:
+            text = f"{name} not certified: {self.queries:,} queries, it takes {self.needed:,}"
+        else:
+            text = f"{name} <= {figure(self.at_most_ms)} ms at {self.confidence:.0%} confidence"
+        if self.limit_ms is None:
+            return text
+        allowed = "none certify it" if self.allowed is None else f"{self.allowed:,} may be"
+        return f"{text}; {'met' if self.met else 'not met'}: {self.over:,} over {self.limit_ms:g} ms, {allowed}"
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioResult:
+    """The number that MLPerf judges a scenario by: `metric` is p90 or p99 (`unit` ms), or samples/s (offline)."""
+
+    scenario: Scenario
+    metric: str
+    value: float
+    unit: str
+    early_stopping: EarlyStopping | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.metric} {figure(self.value)} {self.unit}"
+        return f"{text}; early stopping: {self.early_stopping}" if self.early_stopping else text
+
+
+@dataclass(frozen=True, slots=True)
 class Indicators:
     """The six indicators of a measurement (throughput, p50, p95, p99, memory, utilisation) and what goes with them.
 
@@ -84,6 +137,7 @@ class Indicators:
     `cost_per_million` is that times the price setting, in its currency. `cost_interval` is the cost with its interval
     over blocks; None with fewer than two blocks or where one has no CPU time or no success. Where the CPU time was too
     small to tell (`cost_known` is false) the cost is 0 and means nothing. `mean_ms` is None in old measurements.
+    `scenario` is there only where the workload has one.
     """
 
     throughput_rps: Interval
@@ -104,6 +158,7 @@ class Indicators:
     gpu_utilisation: float | None = None
     stages: StageTimes | None = None
     cost_interval: Interval | None = None
+    scenario: ScenarioResult | None = None
     mean_ms: Interval | None = None
 
     @property

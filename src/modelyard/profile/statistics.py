@@ -6,9 +6,9 @@ gives a t-interval on the logarithm (latencies and rates are positive and skewed
 factor). The centre is the percentile of all blocks' samples together, which is less biased for short blocks than the
 mean of the blocks' percentiles; its standard error is the larger of the blocks' and the delete-one-block jackknife's.
 
-On M/M/1 queues with 5 x 1000 requests of the profiler's own schedules, a nominal 95 % interval for p99 covers the
-truth in 94, 88, 80 and 58 % of 400 runs at utilisation 0.5, 0.7, 0.8 and 0.9, for p99 is then biased low by 0, 6, 12
-and 30 %; p50 is covered in 91 to 97 % (`bench/interval_coverage.py`). Nearly full services need more and longer blocks.
+Runs in which the few large bursts did not come see a low percentile *and* a small spread, so the upper end of a tail
+percentile is not let below what its number of bursts allows (`Bursts.tail_half_width`). How often intervals hold the
+truth, on queues whose truth is known, is in docs/uncertainty.md (`bench/interval_coverage.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.domain.measurement import Interval
+from modelyard.profile.bursts import SLOW, Bursts
 from modelyard.profile.samples import Samples
 
 REQUESTS_FOR_P99: Final = 459
@@ -112,15 +113,24 @@ def half_width(values: NDArray[np.float64], confidence: float = 0.95) -> float:
 
 
 def latency_interval(blocks: Sequence[Samples], share: float, timeout_s: float) -> Interval:
-    """A latency percentile in ms over all blocks, with its interval."""
+    """A latency percentile in ms over all blocks, with its interval; the upper end may be the farther one."""
     per_block = [block.latencies_ms(timeout_s) for block in blocks]
-    centre = percentile(np.concatenate(per_block), share)
-    logs = np.log(np.maximum([percentile(latencies, share) for latencies in per_block], 1e-9))
+    together = np.concatenate(per_block)
+    centre = percentile(together, share)
     if len(blocks) < 2 or centre <= 0:
         return Interval(centre)
+    logs = _logs([percentile(latencies, share) for latencies in per_block])
     without = [percentile(np.concatenate([*per_block[:k], *per_block[k + 1 :]]), share) for k in range(len(blocks))]
-    half = max(half_width(logs), _jackknife_half_width(np.log(np.maximum(without, 1e-9))))
-    return Interval(centre, centre * math.exp(-half), centre * math.exp(half))
+    half = max(half_width(logs), _jackknife_half_width(_logs(without)))
+    tail = 0.0
+    if share > SLOW:
+        log_tail = math.log(centre / max(percentile(together, SLOW), 1e-9))
+        tail = Bursts.count(per_block).tail_half_width(log_tail, share)
+    return Interval(centre, centre * math.exp(-half), centre * math.exp(max(half, tail)))
+
+
+def _logs(values_ms: Sequence[float]) -> NDArray[np.float64]:
+    return np.log(np.maximum(values_ms, 1e-9))
 
 
 def _jackknife_half_width(without_one: NDArray[np.float64]) -> float:

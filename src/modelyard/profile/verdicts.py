@@ -7,12 +7,14 @@ not saturation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from modelyard.domain.measurement import ClientHealth, Validity, Verdict
+from modelyard.profile.bursts import Bursts
 from modelyard.profile.statistics import REQUESTS_FOR_P99, BlockSummary, half_width
 
 
@@ -29,18 +31,25 @@ class Rules:
     max_little_error: float = 0.05
     full_blocks: int = 5
     full_requests: int = 1000
+    min_bursts_per_block: float = 7.0
+    min_tail_bursts: int = 3
     canary_tolerance: float = 1.25
     max_retakes: int = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What happened around the blocks: things that weaken a number without being visible in it."""
+    """What happened around the blocks: things that weaken a number without being visible in it.
+
+    `bursts` are those of an open loop.
+    """
 
     warmed_up: bool = True
     noisy_blocks: int = 0
     replicas_changed: bool = False
     cpu_seen: bool = True
+    stationary: bool = True
+    bursts: Bursts | None = None
 
 
 def judge(
@@ -60,10 +69,15 @@ def judge(
         invalid.append("no request succeeded")
     if circumstances.replicas_changed:
         invalid.append("a replica died or was replaced during a block")
-    saturation = saturation_signs(blocks, rules) if concurrency is None else []
+    saturation = saturation_signs(blocks, rules, stationary=circumstances.stationary) if concurrency is None else []
     weak = _weaknesses(blocks, circumstances, rules)
+    wanted = 0
+    if circumstances.bursts is not None and circumstances.stationary and not saturation:
+        too_few, wanted = burst_faults(circumstances.bursts, min(b.requests for b in blocks), rules)
+        weak += too_few
     validity = Validity.INVALID if invalid else Validity.PROVISIONAL if weak else Validity.VALID
-    return Verdict(validity, (*invalid, *saturation, *weak, *_failures(blocks)), saturated=bool(saturation))
+    reasons = (*invalid, *saturation, *weak, *_failures(blocks))
+    return Verdict(validity, reasons, saturated=bool(saturation), requests_wanted=wanted)
 
 
 def client_faults(client: ClientHealth, p50_ms: float, rules: Rules) -> list[str]:
@@ -95,12 +109,17 @@ def little_faults(blocks: Sequence[BlockSummary], concurrency: int, rules: Rules
     return [f"client saturated: by Little's law {held:.3g} of {concurrency} requests were in flight"]
 
 
-def saturation_signs(blocks: Sequence[BlockSummary], rules: Rules) -> list[str]:
-    """Reasons to say that the service did not keep up with an open loop."""
+def saturation_signs(blocks: Sequence[BlockSummary], rules: Rules, *, stationary: bool = True) -> list[str]:
+    """Reasons to say that the service did not keep up with an open loop.
+
+    Where the load itself changes over a block (not `stationary`: a ramp, a trace) growth is its doing, and no sign.
+    """
     signs = []
     completed = sum(b.completed_ratio * b.requests for b in blocks) / max(1, sum(b.requests for b in blocks))
     if completed < rules.min_completed_ratio:
         signs.append(f"saturated: completed {completed:.1%} of what was offered")
+    if not stationary:
+        return signs
     for name, ratios in (
         ("requests in flight grew", [b.in_flight_growth for b in blocks]),
         ("p99 grew", [b.p99_growth for b in blocks]),
@@ -119,6 +138,32 @@ def _clear_growth(ratios: Sequence[float], threshold: float) -> float | None:
     if len(logs) < 2 or logs.mean() - half_width(logs) > 0:
         return growth
     return None
+
+
+def burst_faults(bursts: Bursts, requests: int, rules: Rules) -> tuple[list[str], int]:
+    """Reasons to say that p99 rests on too few bursts of slow requests, and the requests a block should have (or 0).
+
+    Blocks begin with an empty queue. Near saturation short ones end before it has been long as often as it is on the
+    whole: p99 comes out low, and alike in all blocks. The thresholds are from queues of known truth
+    (docs/uncertainty.md).
+    """
+    if bursts.slow == 0:
+        return [], 0
+    if bursts.per_block < rules.min_bursts_per_block:
+        wanted = _round_up(requests * 1.5 * rules.min_bursts_per_block / bursts.per_block)
+        seen = f"{bursts.per_block:.2g} bursts of slow requests in a block, below {rules.min_bursts_per_block:g}"
+        return [f"p99 near saturation: {seen}; take blocks of {wanted} requests"], wanted
+    if bursts.tail < rules.min_tail_bursts:
+        wanted = _round_up(requests * 2.0)
+        times = f"{bursts.tail} bursts" if bursts.tail > 1 else "one burst"
+        return [f"p99 rests on {times} of slow requests; take blocks of {wanted} requests"], wanted
+    return [], 0
+
+
+def _round_up(requests: float) -> int:
+    """To the next of 1, 2, 5, 10, 20, 50 ..., at most 100 000."""
+    unit: int = 10 ** math.floor(math.log10(requests))
+    return min(100_000, next(unit * step for step in (1, 2, 5, 10) if unit * step >= requests))
 
 
 def _weaknesses(blocks: Sequence[BlockSummary], circumstances: Circumstances, rules: Rules) -> list[str]:
