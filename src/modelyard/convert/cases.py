@@ -9,7 +9,7 @@ told from a numerically wrong one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from modelyard.convert import tensorfile
 from modelyard.domain.artifacts import Tolerance
 from modelyard.domain.errors import InvalidInput
+from modelyard.domain.ragged import RowGroup, group_rows, typical
 from modelyard.domain.tensors import Datatype, Signature, Tensor, Tensors, TensorSpec
 from modelyard.domain.versions import DatasetSpec
 
@@ -80,7 +81,8 @@ class Cases:
 
     cases: tuple[Case, ...]
     truth: Tensor | None = None
-    data: Tensors = field(default_factory=dict)
+    """In the order of the dataset chunks."""
+    data: tuple[RowGroup, ...] = ()
     total_rows: int = 0
     """Rows of the whole dataset, of which the chunks may be a random part."""
 
@@ -97,19 +99,25 @@ class Cases:
 def build(signature: Signature, evidence: Evidence) -> Cases:
     """Make the cases for a model of `signature`. Raises InvalidInput where samples or dataset do not fit it."""
     samples = _read_samples(signature, evidence.samples)
-    data, truth = _read_dataset(signature, evidence)
-    known = data or samples
+    data, truth, lengths = _read_dataset(signature, evidence)
+    total = len(next(iter(data.values()))) if data else 0
+    groups: tuple[RowGroup, ...] = ()
+    if data:
+        rows = _subset(data, evidence)
+        groups = group_rows(
+            {name: tensor[rows] for name, tensor in data.items()},
+            signature.inputs,
+            {dim: length[rows] for dim, length in lengths.items()},
+        )
+        truth = None if truth is None else truth[rows[np.concatenate([group.index for group in groups])]]
+    known = typical(groups).tensors if groups else samples
     maker = _Maker(signature, known, np.random.default_rng(evidence.seed))
     cases = maker.generated()
     if samples:
         cases.append(maker.case("samples", Kind.SAMPLE, _rows(samples, 0, _SAMPLE_ROWS, signature)))
-    total = len(next(iter(data.values()))) if data else 0
-    if data:
-        rows = _subset(data, evidence)
-        data = {name: tensor[rows] for name, tensor in data.items()}
-        truth = None if truth is None else truth[rows]
-        cases += _chunks(maker, data, signature)
-    return Cases(tuple(cases), truth, data, total)
+    for group in groups:
+        cases += _chunks(maker, group, signature)
+    return Cases(tuple(cases), truth, groups, total)
 
 
 def conform(spec: TensorSpec, tensor: Tensor, where: str) -> Tensor:
@@ -258,9 +266,12 @@ def _read_samples(signature: Signature, path: Path | None) -> dict[str, Tensor]:
     return samples
 
 
-def _read_dataset(signature: Signature, evidence: Evidence) -> tuple[dict[str, Tensor], Tensor | None]:
+def _read_dataset(
+    signature: Signature, evidence: Evidence
+) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
+    """The dataset's inputs, labels and row sizes by dimension."""
     if evidence.dataset is None:
-        return {}, None
+        return {}, None, {}
     arrays = tensorfile.load(evidence.dataset)
     spec = evidence.dataset_spec or DatasetSpec(evidence.dataset.name, {s.name: s.name for s in signature.inputs})
     data = {}
@@ -272,14 +283,17 @@ def _read_dataset(signature: Signature, evidence: Evidence) -> tuple[dict[str, T
                 hint=f"{evidence.dataset.name} holds {tensorfile.names(arrays)}; map it under dataset.inputs",
             )
         data[tensor.name] = conform(tensor, arrays[key], "the dataset")
-    if spec.label and spec.label not in arrays:
-        raise InvalidInput(
-            f"the dataset has no array '{spec.label}' of labels",
-            hint=f"{evidence.dataset.name} holds {tensorfile.names(arrays)}; set dataset.label",
-        )
+    named = [(spec.label, "labels", "label")] if spec.label else []
+    named += [(name, f"lengths along '{dim}'", "lengths") for dim, name in spec.lengths.items()]
+    for name, what, key in named:
+        if name not in arrays:
+            raise InvalidInput(
+                f"the dataset has no array '{name}' of {what}",
+                hint=f"{evidence.dataset.name} holds {tensorfile.names(arrays)}; set dataset.{key}",
+            )
     truth = arrays[spec.label] if spec.label else None
     _check_dataset(signature, data, truth)
-    return data, truth
+    return data, truth, {dim: arrays[name] for dim, name in spec.lengths.items()}
 
 
 def _check_dataset(signature: Signature, data: Tensors, truth: Tensor | None) -> None:
@@ -319,13 +333,13 @@ def _subset(data: Tensors, evidence: Evidence) -> NDArray[np.int64]:
     return np.random.default_rng(evidence.seed).permutation(total)[:rows]
 
 
-def _chunks(maker: _Maker, data: Tensors, signature: Signature) -> list[Case]:
-    total = len(next(iter(data.values())))
+def _chunks(maker: _Maker, group: RowGroup, signature: Signature) -> list[Case]:
+    total = len(group)
     batched = bool(_batch_symbol(signature))
     step = _CHUNK_ROWS if batched else _fixed_rows(signature)
     stop = total if batched else total - total % step
     chunks = []
     for start in range(0, stop, step):
-        rows = {name: tensor[start : min(start + step, stop)] for name, tensor in data.items()}
-        chunks.append(maker.case(f"dataset-{start}", Kind.DATASET, rows))
+        rows = {name: tensor[start : min(start + step, stop)] for name, tensor in group.tensors.items()}
+        chunks.append(maker.case(f"dataset-{group.index[start]}", Kind.DATASET, rows))
     return chunks

@@ -311,13 +311,19 @@ class Walk:
     def _calibration(self) -> list[dict[str, NDArray[Any]]]:
         """Batches of real rows, spread over the dataset (or the samples); empty where there are none."""
         sample = next((case.inputs for case in self._cases.cases if case.kind is Kind.SAMPLE), {})
-        data: Tensors = self._cases.data or sample
-        if not data or not self._cases.example.rows:
+        groups: list[Tensors] = [group.tensors for group in self._cases.data] or ([sample] if sample else [])
+        if not groups or not self._cases.example.rows:
             return [dict(sample)] if sample else []
-        total = len(next(iter(data.values())))
+        sizes = [len(next(iter(group.values()))) for group in groups]
+        total = sum(sizes)
         rows = np.unique(np.linspace(0, total - 1, num=min(total, _CALIBRATION_ROWS)).astype(int))
-        starts = range(0, len(rows), _CALIBRATION_BATCH)
-        return [{name: tensor[rows[s : s + _CALIBRATION_BATCH]] for name, tensor in data.items()} for s in starts]
+        batches = []
+        for group, size, end in zip(groups, sizes, np.cumsum(sizes), strict=True):
+            picked = rows[(rows >= end - size) & (rows < end)] - (end - size)
+            for start in range(0, len(picked), _CALIBRATION_BATCH):
+                batch = picked[start : start + _CALIBRATION_BATCH]
+                batches.append({name: tensor[batch] for name, tensor in group.items()})
+        return batches
 
 
 def _versions(distributions: Sequence[str]) -> tuple[dict[str, str], list[str]]:

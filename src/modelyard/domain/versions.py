@@ -53,12 +53,14 @@ class ModelRef:
 class DatasetSpec:
     """Held-out data of a version: an `.npz` file (a source file of the version, path relative to its directory).
 
-    `inputs` maps input names to array names in the file; `label` names the array of true answers.
+    `inputs` maps input names to array names in the file; `label` names the array of true answers. `lengths` maps a
+    symbolic dimension to the array of each row's size along it (`domain.ragged`); without it all rows have one size.
     """
 
     path: str
     inputs: Mapping[str, str]
     label: str | None = None
+    lengths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

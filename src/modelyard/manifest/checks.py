@@ -244,7 +244,9 @@ class _Build:
             self.problems.add_error(("dataset", "inputs", name), error)
         if dataset.label is not None and (wrong := datasets.check_label(headers, dataset.label, inputs)):
             self.problems.add_error(("dataset", "label"), wrong)
-        return DatasetSpec(found[0], inputs, dataset.label)
+        for dim, error in datasets.check_lengths(found[1], dataset.lengths, headers, inputs, specs):
+            self.problems.add_error(("dataset", "lengths", dim), error)
+        return DatasetSpec(found[0], inputs, dataset.label, dataset.lengths)
 
     def _card(self, manifest: Manifest) -> str:
         if isinstance(manifest.card, str):

@@ -1,14 +1,17 @@
-"""Checks a dataset's `.npz` against the signature by its array headers alone; no data is read, nothing unpickled."""
+"""Checks a dataset's `.npz` against the signature by its array headers; of the data only row sizes are read.
+
+Nothing is unpickled."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from modelyard.domain import ragged
 from modelyard.domain.errors import InvalidInput, ModelyardError
 from modelyard.domain.tensors import Datatype, TensorSpec
 from modelyard.manifest.problems import nearest
@@ -77,6 +80,32 @@ def check_label(headers: dict[str, ArrayHeader], label: str, arrays: dict[str, s
             hint="give one answer per row",
         )
     return _object_array(label, header)
+
+
+def check_lengths(
+    path: Path,
+    lengths: Mapping[str, str],
+    headers: dict[str, ArrayHeader],
+    arrays: dict[str, str],
+    specs: tuple[TensorSpec, ...],
+) -> Iterator[tuple[str, ModelyardError]]:
+    """Yield (dimension, error) for every array of row sizes that is missing or does not fit the rows."""
+    shapes = {
+        spec.name: headers[name].shape
+        for spec in specs
+        if (name := arrays.get(spec.name, "")) in headers and len(headers[name].shape) == len(spec.shape)
+    }
+    for dim, name in lengths.items():
+        if name not in headers:
+            yield dim, InvalidInput(f"no array '{name}' in the file{nearest(name, headers)}")
+        elif error := _object_array(name, headers[name]):
+            yield dim, error
+        else:
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    ragged.check_lengths(dim, file[name], shapes, specs)
+            except InvalidInput as error:
+                yield dim, error
 
 
 def _mismatch(spec: TensorSpec, name: str, header: ArrayHeader, sizes: dict[str, int]) -> ModelyardError | None:

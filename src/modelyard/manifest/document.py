@@ -114,6 +114,8 @@ def to_yaml(definition: Definition, description: Description, files: Sequence[st
         dataset: dict[str, Plain] = {"path": definition.dataset.path, "inputs": dict(definition.dataset.inputs)}
         if definition.dataset.label is not None:
             dataset["label"] = definition.dataset.label
+        if definition.dataset.lengths:
+            dataset["lengths"] = dict(definition.dataset.lengths)
         value["dataset"] = dataset
     value["metrics"] = dict(definition.metrics)
     if definition.slo:

@@ -151,11 +151,15 @@ class TensorModel(_Model):
 
 
 class DatasetModel(_Model):
-    """Held-out data as an `.npz`: which array feeds which input (model inputs, after preprocessing), and the label."""
+    """Held-out data as an `.npz`: which array feeds which input (model inputs, after preprocessing), and the label.
+
+    `lengths` names, by symbolic dimension, the array of each row's own size where rows of different sizes are padded.
+    """
 
     path: NonEmpty
     inputs: dict[str, str] = {}
     label: str | None = None
+    lengths: dict[str, str] = {}
 
 
 class SloModel(_Model):

@@ -7,7 +7,7 @@ from modelyard.profile.plan import WarmUpRule
 from modelyard.profile.price import Price
 from modelyard.profile.profiler import Profiler, Progress
 from modelyard.profile.report import ReportData, render_html
-from modelyard.profile.requests import batch_payloads
+from modelyard.profile.requests import batch_payloads, mixed_payloads
 from modelyard.profile.samples import Samples
 from modelyard.profile.verdicts import Rules
 
@@ -26,5 +26,6 @@ __all__ = [
     "batch_payloads",
     "compare",
     "fingerprint",
+    "mixed_payloads",
     "render_html",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -58,6 +58,22 @@ def batch_payloads(rows: Tensors, batch: int, count: int, seed: int = 0) -> list
     rng = np.random.default_rng(seed)
     picks = [rng.integers(0, min(lengths), batch) for _ in range(count)]
     return [{name: array[pick] for name, array in rows.items()} for pick in picks]
+
+
+def mixed_payloads(groups: Sequence[Tensors], batch: int, count: int, seed: int = 0) -> list[dict[str, Tensor]]:
+    """`count` requests of `batch` rows each, each drawn from one of `groups`, as often as it has rows.
+
+    A group is what `batch_payloads` takes; groups differ in shape, and the rows of one request do not.
+    """
+    if len(groups) == 1:
+        return batch_payloads(groups[0], batch, count, seed)
+    rng = np.random.default_rng(seed)
+    rows = np.array([len(next(iter(group.values()))) for group in groups])
+    picks = rng.choice(len(groups), size=count, p=rows / rows.sum())
+    drawn = [rng.integers(0, rows[pick], batch) for pick in picks]
+    return [
+        {name: array[places] for name, array in groups[pick].items()} for pick, places in zip(picks, drawn, strict=True)
+    ]
 
 
 def _grpc(tensors: Tensors, model: str, version: int, datatypes: Mapping[str, str]) -> bytes:

@@ -24,7 +24,7 @@ from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.hub import Hub, MeasurementQuery
-from modelyard.profile import MeasuredService, Profiler, batch_payloads, fingerprint
+from modelyard.profile import MeasuredService, Profiler, fingerprint, mixed_payloads
 from modelyard.profile.curve import Curve, CurvePoint, measure_curve
 from modelyard.runtimes import Runtimes
 from modelyard.workflow.alone import alone, free
@@ -232,8 +232,8 @@ class Bench:
         if not services:
             return
         profiling = self.profiling
-        rows = profiling.rows.rows(self.version)
-        payloads = payloads_of(rows, work, profiling.rows.outer_signature(self.version).batched)
+        groups = profiling.rows.groups(self.version)
+        payloads = payloads_of(groups, work, profiling.rows.outer_signature(self.version).batched)
         cells = profiling.profiler.measure_interleaved(
             services, work, payloads, purpose=purpose, progress=lambda p: report(f"{p.stage} {p.done}/{p.total}")
         )
@@ -264,13 +264,13 @@ class Bench:
         return self.services[configuration]
 
 
-def payloads_of(rows: Tensors, work: Workload, batched: bool) -> list[dict[str, Tensor]]:
+def payloads_of(groups: Sequence[Tensors], work: Workload, batched: bool) -> list[dict[str, Tensor]]:
     """The requests a measurement cycles through. Raises InvalidInput for a batch of a model without a batch."""
     if batched:
-        return batch_payloads(rows, work.batch, PAYLOADS, work.seed)
+        return mixed_payloads(groups, work.batch, PAYLOADS, work.seed)
     if work.batch != 1:
         raise InvalidInput(f"this model takes no batches, so not {work.batch} rows", hint="leave out --batch")
-    return [dict(rows)]
+    return [dict(groups[0])]
 
 
 def reporter(listener: Listener, label: str, fraction: float | None = None, step: Step = Step.PROFILE) -> Report:

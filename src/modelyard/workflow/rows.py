@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.domain.errors import InvalidInput, Unsupported
+from modelyard.domain.ragged import RowGroup, group_rows, typical
 from modelyard.domain.tensors import Datatype, Dim, Signature, Tensor, Tensors, TensorSpec
 from modelyard.domain.versions import DatasetSpec, Version
 from modelyard.hub import Hub
@@ -36,37 +37,38 @@ class Rows:
             signature = Pipeline.build(steps, directory, phase).outer_signature(signature)
         return signature
 
-    def rows(self, version: Version, most: int = MAX_ROWS) -> Tensors:
-        """Up to `most` rows as clients send them (one request's tensors where the signature is not batched).
+    def groups(self, version: Version, most: int = MAX_ROWS) -> list[Tensors]:
+        """Up to `most` rows as clients send them, in groups of equal shape (`domain.ragged`); mostly there is one.
 
-        With preprocessing: the dataset's raw inputs if it has them, else the model's inputs with the steps undone.
+        Where the signature is not batched a group is one request's tensors. With preprocessing: the dataset's raw
+        inputs if it has them, else the model's inputs with the steps undone.
         """
         definition, signature = version.definition, self.outer_signature(version)
         model_inputs = {spec.name: spec for spec in definition.signature.inputs}
         # a dataset array called like a model input is what the model takes, not what the steps take
         raw = all(model_inputs.get(spec.name, spec) == spec for spec in signature.inputs)
         if not definition.preprocess or (raw and _covers(definition.dataset, signature)):
-            return self._rows(version, signature, most)
+            return [group.tensors for group in self._groups(version, signature, most)]
         before = Pipeline.build(definition.preprocess, self.hub.versions.checkout(version), Phase.BEFORE)
         try:
-            return before.undo(self.model_rows(version, most))
+            return [before.undo(group.tensors) for group in self._groups(version, definition.signature, most)]
         except Unsupported:  # a Python step cannot be undone
-            return generated_rows(signature, min(most, 64))
+            return [generated_rows(signature, min(most, 64))]
 
     def model_rows(self, version: Version, most: int = MAX_ROWS) -> Tensors:
-        """Up to `most` rows as the model itself takes them, after the preprocessing steps."""
-        return self._rows(version, version.definition.signature, most)
+        """Up to `most` rows as the model itself takes them, after the preprocessing steps; of their typical size."""
+        return typical(self._groups(version, version.definition.signature, most)).tensors
 
-    def _rows(self, version: Version, signature: Signature, most: int) -> Tensors:
+    def _groups(self, version: Version, signature: Signature, most: int) -> tuple[RowGroup, ...]:
         dataset = version.definition.dataset
         if dataset is not None and _covers(dataset, signature):
             return dataset_rows(dataset, self.hub.versions.checkout(version), signature, most)
-        return generated_rows(signature, min(most, 64))
+        return (RowGroup(generated_rows(signature, min(most, 64)), np.arange(min(most, 64))),)
 
     def sample(self, version: Version) -> Tensors:
         """One row: the smallest real request."""
         signature = self.outer_signature(version)
-        rows = self.rows(version, 1)
+        rows = self.groups(version, 1)[0]
         return {n: t[:1] for n, t in rows.items()} if signature.batched else rows
 
 
@@ -75,19 +77,25 @@ def _covers(dataset: DatasetSpec | None, signature: Signature) -> bool:
     return dataset is not None and all(spec.name in dataset.inputs for spec in signature.inputs)
 
 
-def dataset_rows(dataset: DatasetSpec, directory: Path, signature: Signature, most: int) -> Tensors:
-    """The first `most` rows of the dataset as tensors of `signature`'s inputs; one row where it is not batched."""
+def dataset_rows(dataset: DatasetSpec, directory: Path, signature: Signature, most: int) -> tuple[RowGroup, ...]:
+    """The first `most` rows of the dataset as tensors of `signature`'s inputs, in groups of equal shape.
+
+    Where the signature is not batched: one group, the tensors of the first row.
+    """
     with np.load(directory / dataset.path, allow_pickle=False) as file:
-        missing = [dataset.inputs[s.name] for s in signature.inputs if dataset.inputs[s.name] not in file.files]
+        names = [*(dataset.inputs[s.name] for s in signature.inputs), *dataset.lengths.values()]
+        missing = [name for name in names if name not in file.files]
         if missing:
             raise InvalidInput(f"{dataset.path} has no array '{missing[0]}'", hint="mend the manifest's dataset")
         arrays = {s.name: file[dataset.inputs[s.name]][:most] for s in signature.inputs}
-    if not signature.batched:
-        arrays = {name: array[0] for name, array in arrays.items()}
-    return {spec.name: _cast(arrays[spec.name], spec) for spec in signature.inputs}
+        lengths = {dim: file[name][:most] for dim, name in dataset.lengths.items()}
+    groups = group_rows({s.name: _cast(arrays[s.name], s) for s in signature.inputs}, signature.inputs, lengths)
+    if signature.batched:
+        return groups
+    return (RowGroup({name: array[0] for name, array in groups[0].tensors.items()}, groups[0].index[:1]),)
 
 
-def generated_rows(signature: Signature, rows: int, seed: int = 0) -> Tensors:
+def generated_rows(signature: Signature, rows: int, seed: int = 0) -> dict[str, Tensor]:
     """Seeded inputs for `signature`: standard normal floats, small non-negative integers, short digit strings."""
     rng = np.random.default_rng(seed)
     return {spec.name: _generate(spec, rows, rng) for spec in signature.inputs}

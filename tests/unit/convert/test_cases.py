@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,39 @@ def test_pickled_objects_in_a_file_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "u.npz").write_bytes(b"no zip")
     with pytest.raises(InvalidInput):
         tensorfile.load(tmp_path / "u.npz")
+
+
+RAGGED = Signature((TensorSpec("i", Datatype.INT64, ("batch", "length")),), OUT)
+
+
+def ragged(path: Path, **changes: np.ndarray) -> Evidence:
+    """Row r holds r + 10 in its first places, 99 behind; its label is r."""
+    lengths = np.array([3, 5, 3, 2, 5, 3] * 20)
+    rows = np.where(np.arange(6) < lengths[:, None], np.arange(120)[:, None] + 10, 999)
+    arrays = {"i": rows, "n": lengths, "y": np.arange(120)} | changes
+    return Evidence(
+        dataset=write(path, **arrays), dataset_spec=DatasetSpec(path.name, {"i": "i"}, "y", {"length": "n"}), seed=1
+    )
+
+
+@pytest.mark.parametrize("most", [1024, 50])
+def test_rows_of_different_sizes_are_run_without_their_padding_in_the_order_of_their_labels(
+    tmp_path: Path, most: int
+) -> None:
+    made = cases.build(RAGGED, replace(ragged(tmp_path / "d.npz"), max_rows=most))
+    chunks = [c for c in made.cases if c.kind is Kind.DATASET]
+    assert {c.inputs["i"].shape[1] for c in chunks} == {2, 3, 5}
+    first = np.concatenate([c.inputs["i"][:, 0] for c in chunks])
+    assert made.truth is not None
+    assert np.array_equal(first - 10, made.truth)
+    assert len(first) == min(most, 120)
+    assert all((c.inputs["i"] == c.inputs["i"][:, :1]).all() for c in chunks)
+    assert all((c.inputs["i"] < 999).all() for c in made.cases)
+
+
+def test_lengths_that_are_not_in_the_dataset_are_told(tmp_path: Path) -> None:
+    evidence = ragged(tmp_path / "d.npz")
+    assert evidence.dataset_spec is not None
+    missing = replace(evidence, dataset_spec=replace(evidence.dataset_spec, lengths={"length": "m"}))
+    with pytest.raises(InvalidInput, match="no array 'm' of lengths along 'length'"):
+        cases.build(RAGGED, missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modelyard.domain.configuration import Slo
@@ -16,6 +17,9 @@ from modelyard.manifest.problems import Problems as Found
 from modelyard.manifest.yaml_text import read
 
 from .conftest import EXPORTED, MANIFEST, Check, Problems
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = sorted(str(path.relative_to(ROOT / "examples")) for path in ROOT.glob("examples/*/*.yaml"))
 
 
 def test_a_valid_manifest_gives_its_definition_and_files(check: Check, folder: Path) -> None:
@@ -224,6 +228,40 @@ def test_to_yaml_of_a_loaded_manifest_reads_back_the_same(check: Check, folder: 
     assert parse(to_yaml(document.definition, document.description), folder, "again") == document
 
 
+RAGGED = "shape: [batch, 1, 8, side]}"
+LENGTHS = "dataset: {path: holdout.npz, inputs: {image: x}, label: y, lengths: {side: n}}"
+
+
+def ragged(folder: Path, lengths: object, told: str = LENGTHS) -> ManifestDocument:
+    np.savez(folder / "holdout.npz", x=np.zeros((6, 1, 8, 8), np.float32), y=np.zeros(6, np.int64), n=lengths)
+    text = MANIFEST.replace("shape: [batch, 1, 8, 8]}", RAGGED)
+    (folder / "model.yaml").write_text(text.replace("dataset: {path: holdout.npz, inputs: {image: x}, label: y}", told))
+    return load(folder / "model.yaml")
+
+
+def test_rows_may_have_sizes_of_their_own(folder: Path) -> None:
+    document = ragged(folder, np.array([8, 3, 8, 1, 2, 2]))
+    assert document.definition.dataset == DatasetSpec("holdout.npz", {"image": "x"}, "y", {"side": "n"})
+    assert parse(to_yaml(document.definition, document.description), folder, "again") == document
+
+
+@pytest.mark.parametrize(
+    ("lengths", "key", "told"),
+    [
+        (np.array([8, 3, 9, 1, 2, 2]), "side: n", "lengths.side: the lengths along 'side' are 1 to 9 (the arrays have"),
+        (np.array([8, 3]), "side: n", "lengths.side: the lengths along 'side' are int64[2] (give one integer for each"),
+        (np.ones(6), "side: n", "lengths.side: the lengths along 'side' are float64[6]"),
+        (np.ones(6, np.int64), "side: m", "lengths.side: no array 'm' in the file"),
+        (np.ones(6, np.int64), "width: n", "lengths.width: no input has rows of different sizes along 'width'"),
+        (np.array([None] * 6), "side: n", "lengths.side: array 'n' holds Python objects"),
+    ],
+)
+def test_sizes_that_rows_cannot_have_are_told(folder: Path, lengths: object, key: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        ragged(folder, lengths, LENGTHS.replace("side: n", key))
+    assert f"model.yaml:10: dataset.{told}" in caught.value.why
+
+
 def test_the_json_schema_knows_every_key_and_step() -> None:
     result = schema()
     assert set(result["required"]) == {"apiVersion", "name", "source", "inputs", "outputs"}
@@ -233,9 +271,9 @@ def test_the_json_schema_knows_every_key_and_step() -> None:
     assert result["$defs"]["Normalize"]["properties"]["layout"]["enum"] == ["chw", "hwc"]
 
 
-@pytest.mark.parametrize("example", ["digits", "resnet50", "tabular", "multi_io"])
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_manifests_are_right_but_for_files_not_yet_made(example: str, tmp_path: Path) -> None:
-    path = Path(__file__).parents[3] / "examples" / example / "model.yaml"
+    path = ROOT / "examples" / example
     with pytest.raises(InvalidInput) as caught:
         parse(path.read_text(), tmp_path, "model.yaml")
     assert all("does not exist" in line for line in caught.value.why.splitlines()), caught.value.why
@@ -285,10 +323,10 @@ def test_the_manifest_page_documents_every_key_and_step() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("example", ["digits", "resnet50", "tabular", "multi_io"])
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_fit_the_json_schema_and_a_typo_does_not(example: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    path = Path(__file__).parents[3] / "examples" / example / "model.yaml"
+    path = ROOT / "examples" / example
     value = read(path.read_text(), Found("model.yaml")).value
     assert isinstance(value, dict)
     checker = jsonschema.Draft202012Validator(schema())

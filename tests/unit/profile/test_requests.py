@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.workload import Protocol
-from modelyard.profile.requests import batch_payloads, encode
+from modelyard.profile.requests import batch_payloads, encode, mixed_payloads
 
 
 def split(request: bytes) -> tuple[str, dict[str, str], bytes]:
@@ -116,3 +116,20 @@ def test_batches_are_drawn_from_the_rows_by_the_seed():
         assert np.array_equal(payload["a"], same["a"])
     with pytest.raises(InvalidInput):
         batch_payloads({"a": np.arange(3), "b": np.arange(4)}, batch=1, count=1)
+
+
+def test_requests_of_mixed_sizes_come_as_often_as_their_rows_and_each_is_of_one_size():
+    groups = [{"a": np.full((30, 2), 2)}, {"a": np.full((10, 5), 5)}]
+    payloads = mixed_payloads(groups, batch=3, count=2000, seed=3)
+    shapes = [payload["a"].shape for payload in payloads]
+    assert set(shapes) == {(3, 2), (3, 5)}
+    # 1500 +- 19.4 (binomial): six standard deviations
+    assert abs(shapes.count((3, 2)) - 1500) < 117
+    again = mixed_payloads(groups, batch=3, count=2000, seed=3)
+    assert [payload["a"].shape for payload in again] == shapes
+
+
+def test_rows_of_one_size_are_drawn_as_ever():
+    rows = {"a": np.arange(10)}
+    for mixed, plain in zip(mixed_payloads([rows], 4, 6, 3), batch_payloads(rows, 4, 6, 3), strict=True):
+        assert np.array_equal(mixed["a"], plain["a"])

@@ -37,27 +37,45 @@ def version(hub: Hub, tmp_path: Path, **changes: object) -> Version:
 
 def test_rows_are_the_datasets(hub: Hub, tmp_path: Path) -> None:
     registered = version(hub, tmp_path, dataset=DatasetSpec("data.npz", {"image": "x"}))
-    assert np.array_equal(Rows(hub).rows(registered)["image"], IMAGES)
+    assert np.array_equal(Rows(hub).groups(registered)[0]["image"], IMAGES)
     assert Rows(hub).sample(registered)["image"].shape == (1, 1, 8, 8)
 
 
 def test_without_a_dataset_rows_are_generated_to_fit_the_signature(hub: Hub, tmp_path: Path) -> None:
     registered = version(hub, tmp_path)
-    rows = Rows(hub).rows(registered)
+    (rows,) = Rows(hub).groups(registered)
     assert registered.definition.signature.check_inputs(rows) == 64
 
 
 def test_strings_become_bytes(hub: Hub, tmp_path: Path) -> None:
     words = Signature((TensorSpec("word", Datatype.BYTES, ("batch",)),), SIGNATURE.outputs)
     registered = version(hub, tmp_path, signature=words, dataset=DatasetSpec("data.npz", {"word": "words"}))
-    assert Rows(hub).rows(registered)["word"].tolist() == [b"a", b"bb", b"c", b"d", b"e"]
+    assert Rows(hub).groups(registered)[0]["word"].tolist() == [b"a", b"bb", b"c", b"d", b"e"]
 
 
 def test_rows_of_a_version_with_steps_are_what_the_steps_take(hub: Hub, tmp_path: Path) -> None:
     """The dataset has model inputs under the same name: the steps are undone."""
     registered = version(hub, tmp_path, preprocess=(NORMALIZE,), dataset=DatasetSpec("data.npz", {"image": "x"}))
     rows = Rows(hub)
-    raw = rows.rows(registered)
+    (raw,) = rows.groups(registered)
     assert rows.outer_signature(registered).check_inputs(raw) == 5
     before = Pipeline.build((NORMALIZE,), tmp_path, Phase.BEFORE)
     assert np.allclose(before.apply(raw)["image"], IMAGES, atol=1 / 255)
+
+
+def test_rows_of_different_sizes_come_in_groups_without_their_padding(hub: Hub, tmp_path: Path) -> None:
+    lengths = np.array([2, 4, 2, 4, 4])
+    tokens = np.where(np.arange(4) < lengths[:, None], 1, 0)
+    np.savez(tmp_path / "tokens.npz", t=tokens, n=lengths)
+    (tmp_path / "m.onnx").write_bytes(b"model")
+    signature = Signature((TensorSpec("t", Datatype.INT64, ("batch", "length")),), SIGNATURE.outputs)
+    dataset = DatasetSpec("tokens.npz", {"t": "t"}, lengths={"length": "n"})
+    definition = Definition("words", "onnx", SourceSpec("onnx", "m.onnx"), signature, dataset=dataset)
+    files = {name: tmp_path / name for name in ("m.onnx", "tokens.npz")}
+    registered = hub.versions.register(definition, Description(), files, ["m.onnx"]).version
+    rows = Rows(hub)
+    groups = rows.groups(registered)
+    assert [group["t"].shape for group in groups] == [(2, 2), (3, 4)]
+    assert all(group["t"].all() for group in groups)
+    assert rows.sample(registered)["t"].shape == (1, 2)
+    assert rows.model_rows(registered)["t"].shape == (3, 4)
