@@ -212,5 +212,5 @@ def _weights(trial: int, objectives: int, seed: int) -> Vector:
         return np.ones(1)
     rng = np.random.default_rng([seed, trial])
     if trial < objectives:  # the ends of the front first
-        return np.eye(objectives)[trial]
+        return np.asarray(np.eye(objectives)[trial], np.float64)
     return np.asarray(rng.dirichlet(np.ones(objectives)), np.float64)
