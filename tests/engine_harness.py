@@ -23,8 +23,8 @@ SOON = RestartPolicy(initial_s=0.01, max_s=0.05, stable_s=0.5, give_up_after=3, 
 PATIENCE_S = 30.0
 
 
-def engine(state_dir: Path, policy: RestartPolicy = SOON, cgroup_parent: Path | None = None) -> ProcessEngine:
-    return ProcessEngine(state_dir, command=(sys.executable, str(STANDIN)), policy=policy, cgroup_parent=cgroup_parent)
+def engine(state_dir: Path, policy: RestartPolicy = SOON, cgroup: str | None = None) -> ProcessEngine:
+    return ProcessEngine(state_dir, command=(sys.executable, str(STANDIN)), policy=policy, cgroup=cgroup)
 
 
 def spec(version: int = 1, *, drain_s: float = 5.0, threads: int = 1, port: int = 0, **options: str) -> ReplicaSpec:

@@ -72,7 +72,7 @@ class Yard:
         settings.prepare()
         self.runtimes = Runtimes.discover()
         self.hub = Hub.open(settings.database_url, settings.blobs_url, settings.cache_dir)
-        self.engine = ProcessEngine(settings.services_dir)
+        self.engine = ProcessEngine(settings.services_dir, cgroup=settings.cgroup or None)
         limits = Limits(convert_s=settings.convert_timeout_s, memory_bytes=settings.convert_memory_bytes)
         self._conversions = ConversionService(self.runtimes, Converters.discover(), settings.work_dir, limits)
         self._rows = Rows(self.hub)

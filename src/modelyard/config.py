@@ -23,7 +23,8 @@ class Settings:
     fsspec URL. `price_per_core_hour`: for cost per 1M requests; `price_currency`, `price_source` and
     `price_as_of` say what it is.
     `convert_timeout_s`, `convert_memory_bytes`: limits of each conversion child. `trust`: open formats that run code
-    on load (pickle, joblib) without asking for `--trust` each time.
+    on load (pickle, joblib) without asking for `--trust` each time. `cgroup`: in which replicas' limits may have
+    groups.
     """
 
     home: Path
@@ -36,6 +37,7 @@ class Settings:
     convert_timeout_s: float = 600.0
     convert_memory_bytes: int = 8 * 1024**3
     trust: bool = False
+    cgroup: str = ""
 
     @property
     def cache_dir(self) -> Path:
@@ -81,6 +83,7 @@ class Settings:
             convert_timeout_s=_positive(env, "MODELYARD_CONVERT_TIMEOUT_S", cls.convert_timeout_s),
             convert_memory_bytes=int(_positive(env, "MODELYARD_CONVERT_MEMORY_BYTES", cls.convert_memory_bytes)),
             trust=_flag(env, "MODELYARD_TRUST"),
+            cgroup=env.get("MODELYARD_CGROUP", ""),
         )
 
 

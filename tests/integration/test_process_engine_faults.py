@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,37 +148,6 @@ def test_a_replica_that_keeps_exceeding_its_memory_limit_is_given_up(state_dir: 
     order(endpoint, "/hog")
     eventually(lambda: only(yard).state is ReplicaState.FAILED, "given up")
     assert "memory limit" in only(yard).detail
-
-
-def test_a_memory_cgroup_holds_the_limit_where_there_is_one(state_dir: Path) -> None:
-    parent = _cgroup_parent()
-    yard = engine(state_dir, cgroup_parent=parent)
-    try:
-        endpoint = yard.start("digits", spec(), 1, probe, limits=Limits(memory_bytes=200 * 2**20))
-        [applied] = yard.status("digits").limits
-        assert applied.memory_bytes == 200 * 2**20
-        assert applied.memory_enforcement.startswith("cgroup-v")
-        pid = only(yard).pid
-        order(endpoint, "/hog")
-        assert "killed by the kernel at 200 MiB" in replaced(yard, pid).detail
-        yard.stop("digits")
-        assert [p for p in parent.iterdir() if p.is_dir()] == []
-    finally:
-        yard.stop("digits")
-        parent.rmdir()
-
-
-def _cgroup_parent() -> Path:
-    for root in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
-        group = root / f"modelyard-test-{uuid.uuid4().hex[:8]}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        if (group / "memory.limit_in_bytes").exists():
-            return group
-        group.rmdir()
-    pytest.skip("no memory cgroup can be made here")
 
 
 def test_replicas_die_with_a_killed_supervisor_and_the_status_says_so(yard: ProcessEngine, state_dir: Path) -> None:

@@ -35,6 +35,10 @@ def deploy(
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="Limit per replica, e.g. 2GiB.")
     ] = None,
+    cpus: Annotated[
+        float | None,
+        typer.Option("--cpus", metavar="CORES", help="Cores each replica may use, e.g. 0.5."),
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="HTTP port; 0: a free one.")] = 0,
     grpc_port: Annotated[int, typer.Option("--grpc-port", min=0, max=65535, help="gRPC port; 0: a free one.")] = 0,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
@@ -63,12 +67,13 @@ def deploy(
     """
     from modelyard.cli import tables
     from modelyard.domain.artifacts import Target
-    from modelyard.domain.configuration import Batching
+    from modelyard.domain.configuration import Batching, check_cpu_limit
     from modelyard.domain.versions import ModelRef
     from modelyard.manifest.serving_file import load_serving
     from modelyard.workflow.values import DeployRequest
 
     arguments.ports(port, grpc_port)
+    check_cpu_limit(cpus)
     batching = None
     if max_batch is not None or max_delay_us is not None:
         batching = Batching(max_batch or 1, max_delay_us or 0)
@@ -81,6 +86,7 @@ def deploy(
         replicas=replicas,
         batching=batching,
         memory_limit_bytes=arguments.size(memory, "--memory") if memory else None,
+        cpu_limit=cpus,
         host=host,
         http_port=port,
         grpc_port=grpc_port,
@@ -93,6 +99,8 @@ def deploy(
     cores = len(os.sched_getaffinity(0))
     if threads is not None and threads > cores:
         session.output.warn(f"{threads} threads on {cores} cores: they take turns, which costs latency")
+    if cpus is not None and threads is not None and threads > max(1.0, cpus):
+        session.output.warn(f"{threads} threads on {cpus:g} cores' time: what one waits for another is lost")
     with session.yard() as yard, session.listener() as listener:
         if replace:
             wanted = request.name or ModelRef.parse(ref).model

@@ -13,7 +13,10 @@ from modelyard.cli.render import endpoint_rows
 from modelyard.domain.services import ModelSettings, ReplicaSettings
 
 if TYPE_CHECKING:
-    from modelyard.domain.configuration import Batching, QueuePolicy
+    from collections.abc import Sequence
+
+    from modelyard.dispatch import AppliedLimits
+    from modelyard.domain.configuration import Batching, Configuration, QueuePolicy
     from modelyard.domain.services import Service
     from modelyard.workflow.values import ServiceStatus, ShadowTraffic, Traffic
 
@@ -26,7 +29,6 @@ def service(status: ServiceStatus) -> RenderableType:
         (str(r.index), word(r.state), str(r.pid or ""), str(r.restarts), when(r.started_at), r.detail)
         for r in status.replicas
     ]
-    limit = size(c.memory_limit_bytes) if c.memory_limit_bytes else "none"
     parts: list[RenderableType] = [
         facts(
             [
@@ -35,7 +37,8 @@ def service(status: ServiceStatus) -> RenderableType:
                 *endpoint_rows(s),
                 ("batching", _batching(c.batching)),
                 ("queue", _queue(c.queue)),
-                ("memory limit", f"{limit} per replica"),
+                ("memory limit", _memory(c, status.limits)),
+                ("CPU limit", _cpu(c, status.limits)),
                 ("settings", ", ".join(_settings(s))),
                 ("of file", s.serving.file),
                 ("since", when(s.created_at)),
@@ -49,6 +52,29 @@ def service(status: ServiceStatus) -> RenderableType:
         ("#", "state", "pid", "restarts", "since", "detail"), rows, right=">=", empty="none run", spare=("since",)
     )
     return Group(*parts, section("Replicas", replicas))
+
+
+def _memory(configuration: Configuration, applied: Sequence[AppliedLimits]) -> str:
+    if configuration.memory_limit_bytes is None:
+        return "none"
+    held = {limits.memory_enforcement for limits in applied} - {"none"}
+    return f"{size(configuration.memory_limit_bytes)} per replica{_held(held)}"
+
+
+def _cpu(configuration: Configuration, applied: Sequence[AppliedLimits]) -> str:
+    if configuration.cpu_limit is None:
+        return "none"
+    held = {f"{limits.cpu_enforcement} at {limits.cpu_limit:g}" for limits in applied if limits.cpu_limit is not None}
+    text = f"{configuration.cpu_limit:g} cores per replica{_held(held)}"
+    counts = [limits.throttling for limits in applied if limits.throttling]
+    if counts:
+        periods, throttled = sum(c.periods for c in counts), sum(c.throttled for c in counts)
+        text += f"; stopped in {throttled} of {periods} periods, {sum(c.stopped_s for c in counts):.3g} s in all"
+    return text
+
+
+def _held(by: set[str]) -> str:
+    return f", held by {' and '.join(sorted(by))}" if by else ""
 
 
 def _batching(batching: Batching) -> str:

@@ -1,5 +1,5 @@
 """Start, scale, roll and stop services: engines."""
 
-from modelyard.dispatch.ports import AppliedLimits, Engine, Limits, Probe, ServiceStatus
+from modelyard.dispatch.ports import AppliedLimits, Engine, Limits, Probe, ServiceStatus, Throttling
 
-__all__ = ["AppliedLimits", "Engine", "Limits", "Probe", "ServiceStatus"]
+__all__ = ["AppliedLimits", "Engine", "Limits", "Probe", "ServiceStatus", "Throttling"]

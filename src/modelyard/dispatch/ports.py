@@ -18,7 +18,8 @@ class Limits:
     """What one replica may use; None (or no cores) means: as the replica's spec says, else unlimited.
 
     `threads` bounds the thread pools of OpenMP, MKL and OpenBLAS (default: the largest `threads` of its models).
-    `cores` pins a replica to these CPUs. `memory_bytes` defaults to the spec's `memory_limit_bytes`.
+    `cores` pins a replica to these CPUs. `memory_bytes` defaults to the spec's `memory_limit_bytes`, `cpu_limit` (how
+    many cores' time a replica may use, e.g. 0.5) to the spec's.
     `start_timeout_s`: how long a replica may take from its start until it is ready.
     """
 
@@ -26,19 +27,38 @@ class Limits:
     cores: tuple[int, ...] = ()
     memory_bytes: int | None = None
     start_timeout_s: float = 120.0
+    cpu_limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttling:
+    """How often a cap on cores stopped a replica: in `throttled` of `periods` in which it ran, for `stopped_s` in all.
+
+    `stopped_s` is summed over the cores on which it had to wait.
+    """
+
+    periods: int
+    throttled: int
+    stopped_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class AppliedLimits:
-    """Limits as read back from the running replica, and what enforces its memory limit.
+    """Limits as read back from the running replica, and what enforces them.
 
-    `memory_enforcement` is `cgroup-v2`, `cgroup-v1`, `polling` (resident memory is watched) or `none`.
+    `memory_enforcement` is `cgroup-v2`, `cgroup-v1`, `polling` (resident memory is watched) or `none`;
+    `cpu_enforcement` is `cgroup-v2`, `cgroup-v1`, `affinity` (bound to `cores`) or `none`. `cpu_group` is the directory
+    of the group that counts `throttling`, where there is one.
     """
 
     threads: int | None = None
     cores: tuple[int, ...] = ()
     memory_bytes: int | None = None
     memory_enforcement: str = "none"
+    cpu_limit: float | None = None
+    cpu_enforcement: str = "none"
+    cpu_group: str = ""
+    throttling: Throttling | None = None
 
 
 @dataclass(frozen=True, slots=True)

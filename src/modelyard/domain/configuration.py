@@ -20,6 +20,7 @@ MOST_PRIORITIES: Final = 1000
 MOST_COST: Final = 2**48
 MOST_THREADS: Final = 4096
 MOST_REPLICAS: Final = 1024
+LEAST_CORES: Final = 0.01
 _DEVICE = re.compile(r"cpu|gpu:\d+")
 _SLO = re.compile(r"\s*p99\s*<=\s*([0-9.]+)\s*ms(?:\s+at\s+([0-9.]+)\s*rps)?\s*")
 
@@ -106,7 +107,8 @@ class QueuePolicy:
 class Configuration:
     """Every knob of a deployed service. `artifact` is the artifact's id in the hub.
 
-    `threads` is the runtime's intra-op threads per replica. `memory_limit_bytes` is per replica.
+    `threads` is the runtime's intra-op threads per replica. `memory_limit_bytes` is per replica, as is `cpu_limit`: the
+    cores whose time a replica may use, e.g. 0.5; None for all.
     """
 
     artifact: str
@@ -121,20 +123,30 @@ class Configuration:
     memory_limit_bytes: int | None = None
     serving_system: str = "modelyard"
     engine: str = "process"
+    cpu_limit: float | None = None
 
     def __post_init__(self) -> None:
         if not (1 <= self.threads <= MOST_THREADS and 1 <= self.replicas <= MOST_REPLICAS):
             raise InvalidInput(
                 f"a configuration needs threads from 1 to {MOST_THREADS} and replicas from 1 to {MOST_REPLICAS}"
             )
+        check_cpu_limit(self.cpu_limit)
         if not _DEVICE.fullmatch(self.device):
             raise InvalidInput(f"'{self.device}' is not a device", hint="write cpu, or gpu:0 for the first GPU")
 
     @property
     def label(self) -> str:
-        """Short name for tables: `onnx/onnxruntime fp32 t2 r1 b8`."""
-        return (
-            f"{self.target}/{self.runtime} {self.precision} t{self.threads} r{self.replicas} b{self.batching.max_size}"
+        """Short name for tables: `onnx/onnxruntime fp32 t2 r1 b8`, with a cap on cores ` c0.5` after it."""
+        cap = "" if self.cpu_limit is None else f" c{self.cpu_limit:g}"
+        knobs = f"t{self.threads} r{self.replicas} b{self.batching.max_size}"
+        return f"{self.target}/{self.runtime} {self.precision} {knobs}{cap}"
+
+
+def check_cpu_limit(cores: float | None) -> None:
+    """Raise InvalidInput where no replica can be held to so many cores."""
+    if cores is not None and not LEAST_CORES <= cores <= MOST_THREADS:
+        raise InvalidInput(
+            f"a replica cannot be held to {cores:g} cores", why=f"a limit is from {LEAST_CORES:g} to {MOST_THREADS}"
         )
 
 

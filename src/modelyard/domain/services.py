@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from modelyard.domain.artifacts import LocalArtifact
-from modelyard.domain.configuration import MOST_THREADS, Batching, Configuration, QueuePolicy
+from modelyard.domain.configuration import MOST_THREADS, Batching, Configuration, QueuePolicy, check_cpu_limit
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.sizes import MOST_BYTES
 from modelyard.domain.versions import StepSpec
@@ -143,7 +143,8 @@ class ReplicaSpec:
     not start where one of them cannot be served (those of `models` must be in any case). `policies` by model name.
     `triton_metrics` adds the `nv_inference_*` metrics. `max_running` bounds executions that run at the same time over
     all models (None: the cores this process may use). `shared_memory` lets clients register system shared memory (None:
-    where `host` is a loopback address).
+    where `host` is a loopback address). `cpu_limit`: the cores whose time it may use (None: all); the engine
+    holds it to that.
     """
 
     service: str
@@ -167,12 +168,14 @@ class ReplicaSpec:
     grpc_front: GrpcFront = GrpcFront.FAST
     shared_memory: bool | None = None
     exit_on_error: bool = True
+    cpu_limit: float | None = None
 
     def __post_init__(self) -> None:
         ports_fit = 0 <= self.http_port < 65536 and 0 <= (self.grpc_port or 0) < 65536
         bounded = 1 <= self.max_body_bytes <= MOST_BODY_BYTES and 0 <= self.drain_timeout_s <= MOST_DRAIN_S
         bounded = bounded and (self.max_running is None or 1 <= self.max_running <= MOST_INSTANCES)
         bounded = bounded and _fits_memory(self.memory_limit_bytes)
+        check_cpu_limit(self.cpu_limit)
         if not (ports_fit and bounded and 0 <= self.tracing.rate <= 1):
             raise InvalidInput(
                 f"a replica of '{self.service}' cannot run so",

@@ -82,6 +82,7 @@ class Deployer:
             batching=request.batching or model.batching.over(base.batching),
             queue=model.queue.over(base.queue),
             memory_limit_bytes=request.memory_limit_bytes or base.memory_limit_bytes,
+            cpu_limit=request.cpu_limit or base.cpu_limit,
         )
 
     def chosen(self, version: Version) -> Configuration | None:
@@ -190,6 +191,7 @@ class Deployer:
             batching=request.batching or model.batching.over(own.batching),
             queue=main.queue,
             memory_limit_bytes=main.memory_limit_bytes,
+            cpu_limit=main.cpu_limit,
         )
 
     def _models(
@@ -300,6 +302,7 @@ class Deployer:
             grpc_port=request.grpc_port,
             reuse_port=True,
             memory_limit_bytes=configuration.memory_limit_bytes,
+            cpu_limit=configuration.cpu_limit,
             drain_timeout_s=replica.drain_timeout_s,
             max_body_bytes=replica.max_body_bytes,
             unix_socket=replica.unix_socket,
@@ -368,7 +371,7 @@ class Deployer:
         except NotFound:
             gone = "its processes and its directory are gone; yard services stop forgets it"
             return ServiceStatus(service, ServiceState.STOPPED, (), gone)
-        return ServiceStatus(service, seen.state, seen.replicas, seen.detail)
+        return ServiceStatus(service, seen.state, seen.replicas, seen.detail, limits=seen.limits)
 
     def show(self, name: str) -> ServiceStatus:
         """As `status`, with what each version did and how a shadow compares, summed over the replicas."""

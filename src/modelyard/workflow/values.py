@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from modelyard.dispatch import AppliedLimits
 from modelyard.domain.artifacts import Artifact, Conversion, Target
 from modelyard.domain.configuration import Batching, Configuration, Slo
 from modelyard.domain.measurement import Measurement
@@ -34,6 +35,7 @@ class DeployRequest:
     replicas: int | None = None
     batching: Batching | None = None
     memory_limit_bytes: int | None = None
+    cpu_limit: float | None = None
     host: str = "127.0.0.1"
     http_port: int = 0
     grpc_port: int = 0
@@ -155,13 +157,17 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """A service as the hub has it and as the engine sees it now; `traffic` where it was asked for, and runs."""
+    """A service as the hub has it and as the engine sees it now; `traffic` where it was asked for, and runs.
+
+    `limits` are those in force, by replica in the same order.
+    """
 
     service: Service
     state: ServiceState
     replicas: tuple[Replica, ...]
     detail: str = ""
     traffic: Traffic | None = None
+    limits: tuple[AppliedLimits, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

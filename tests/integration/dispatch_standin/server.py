@@ -7,7 +7,8 @@ What it does is in the first model's artifact options, `behave`:
     child       starts a child process that would live for an hour
     reluctant   does not end on SIGTERM
 `crash_if` names a file: while it exists every start crashes.
-and on order by HTTP: POST /exit (code 4), /hog (takes 400 MiB), /hang (heart stops), /log (writes 100 kB of lines).
+and on order by HTTP: POST /exit (code 4), /hog (takes 400 MiB), /hang (heart stops), /log (writes 100 kB of lines),
+/burn (computes for a second, as two processes, and answers how much CPU time that got).
 """
 
 import json
@@ -55,13 +56,26 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/log":
             for number in range(1000):
                 print(f"line {number:04d} " + "." * 89, file=sys.stderr, flush=True)
-        if behave == "wrong":
+        if self.path == "/burn":
+            self.reply(200, burnt())
+        elif behave == "wrong":
             self.reply(500, {"error": "the weights are wrong"})
         else:
             self.reply(200, {"pid": os.getpid(), "version": model["version"], "length": len(body)})
 
     def log_message(self, *args):
         pass
+
+
+def burnt():
+    """CPU and wall seconds of two processes that do nothing but compute for a second."""
+    burn = "import time; t = time.monotonic() + 1\nwhile time.monotonic() < t: pass"
+    start, before = time.monotonic(), os.times()
+    for child in [subprocess.Popen([sys.executable, "-c", burn]) for _ in range(2)]:
+        child.wait()
+    after = os.times()
+    cpu_s = sum(after[:4]) - sum(before[:4])
+    return {"cpu_s": cpu_s, "wall_s": time.monotonic() - start}
 
 
 class Server(socketserver.ThreadingTCPServer):

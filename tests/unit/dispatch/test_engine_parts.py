@@ -13,7 +13,7 @@ import pytest
 
 from modelyard.dispatch.engines.diversion import divert
 from modelyard.dispatch.engines.identity import ProcessIdentity
-from modelyard.dispatch.engines.memory import delegated_group, memory_limit
+from modelyard.dispatch.engines.memory import memory_limit
 from modelyard.dispatch.engines.network import callable_host, reserve, resolve
 from modelyard.dispatch.engines.replica import THREAD_VARIABLES, replica_environment
 from modelyard.dispatch.engines.state import Problem, read_json, write_json
@@ -75,23 +75,12 @@ def test_a_zombie_is_not_alive() -> None:
     child.communicate()
 
 
-def test_only_a_delegated_v2_group_is_taken(tmp_path: Path) -> None:
-    group = tmp_path / "user.slice" / "app"
-    group.mkdir(parents=True)
-    own = "4:memory:/elsewhere\n0::/user.slice/app\n"
-    assert delegated_group(own, tmp_path) is None
-    (group / "cgroup.subtree_control").write_text("cpu pids\n")
-    assert delegated_group(own, tmp_path) is None
-    (group / "cgroup.subtree_control").write_text("cpu memory pids\n")
-    assert delegated_group(own, tmp_path) == group
-
-
 def test_without_a_usable_cgroup_memory_is_polled(tmp_path: Path) -> None:
-    limit = memory_limit(2**40, tmp_path / "not" / "there", "x")
+    limit = memory_limit(2**40, str(tmp_path / "not" / "there"), "x")
     assert limit is not None
     assert (limit.enforcement, limit.applied_bytes()) == ("polling", 2**40)
     assert limit.exceeded(os.getpid()) is None
-    assert memory_limit(None, tmp_path, "x") is None
+    assert memory_limit(None, str(tmp_path), "x") is None
     tight = memory_limit(2**20, None, "x")
     assert tight is not None
     assert "of 1 MiB" in str(tight.exceeded(os.getpid()))

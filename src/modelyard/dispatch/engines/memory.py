@@ -11,6 +11,8 @@ from typing import Protocol
 
 import psutil
 
+from modelyard.dispatch.engines.cgroups import Group
+
 
 class MemoryLimit(Protocol):
     """Holds one replica's process tree to a limit."""
@@ -26,9 +28,6 @@ class MemoryLimit(Protocol):
 
     def exceeded(self, pid: int) -> str | None:
         """Say so if the tree of `pid` went over the limit (it may have been killed for it already)."""
-
-    def close(self) -> None:
-        """Forget the limit, once the replica is gone."""
 
 
 class PolledLimit:
@@ -53,39 +52,30 @@ class PolledLimit:
             return None
         return f"memory limit: used {_mib(used)} of {_mib(self._limit_bytes)}"
 
-    def close(self) -> None:
-        """Nothing to give back."""
-
 
 class CgroupLimit:
     """A cgroup of its own below `parent` (v1 or v2): the kernel kills what exceeds it."""
 
-    def __init__(self, parent: Path, name: str, limit_bytes: int) -> None:
+    def __init__(self, parent: str, name: str, limit_bytes: int) -> None:
         """Make the group and write the limit. Raises OSError where that is not allowed."""
-        self._group = parent / name
-        self._v2 = (parent / "cgroup.controllers").exists()
-        self.enforcement = "cgroup-v2" if self._v2 else "cgroup-v1"
-        self._group.mkdir()
-        try:
-            self._limit_file.write_text(str(limit_bytes))
-            if self._v2:
-                (self._group / "memory.oom.group").write_text("1")
-                swap, limit = "memory.swap.max", "0"
-            else:
-                swap, limit = "memory.memsw.limit_in_bytes", str(limit_bytes)
-            with contextlib.suppress(FileNotFoundError):  # kernels without swap accounting have no such file
-                (self._group / swap).write_text(limit)
-        except OSError:
-            self._group.rmdir()
-            raise
+        self._group = Group(parent, name)
+        self.enforcement = self._group.enforcement
+        self._limit_file.write_text(str(limit_bytes))
+        if self._group.v2:
+            (self._group.path / "memory.oom.group").write_text("1")
+            swap, limit = "memory.swap.max", "0"
+        else:
+            swap, limit = "memory.memsw.limit_in_bytes", str(limit_bytes)
+        with contextlib.suppress(FileNotFoundError):  # kernels without swap accounting have no such file
+            (self._group.path / swap).write_text(limit)
 
     @property
     def _limit_file(self) -> Path:
-        return self._group / ("memory.max" if self._v2 else "memory.limit_in_bytes")
+        return self._group.path / ("memory.max" if self._group.v2 else "memory.limit_in_bytes")
 
     def join(self) -> None:
         """Move the calling process into the group."""
-        (self._group / "cgroup.procs").write_text("0")
+        self._group.join()
 
     def applied_bytes(self) -> int:
         """What the kernel says the limit is (it rounds down to pages)."""
@@ -93,19 +83,14 @@ class CgroupLimit:
 
     def exceeded(self, pid: int) -> str | None:  # noqa: ARG002 - the group knows its processes
         """Whether the kernel killed something in the group."""
-        events = self._group / ("memory.events" if self._v2 else "memory.oom_control")
+        events = self._group.path / ("memory.events" if self._group.v2 else "memory.oom_control")
         counts = dict(line.split() for line in events.read_text().splitlines())
         if int(counts.get("oom_kill", 0)) == 0:
             return None
         return f"memory limit: killed by the kernel at {_mib(self.applied_bytes())}"
 
-    def close(self) -> None:
-        """Remove the group; a group that still holds a process stays (the kernel refuses)."""
-        with contextlib.suppress(OSError):
-            self._group.rmdir()
 
-
-def memory_limit(limit_bytes: int | None, parent: Path | None, name: str) -> MemoryLimit | None:
+def memory_limit(limit_bytes: int | None, parent: str | None, name: str) -> MemoryLimit | None:
     """The strongest limit this machine allows: a cgroup below `parent` if that works, else polling."""
     if limit_bytes is None:
         return None
@@ -113,22 +98,6 @@ def memory_limit(limit_bytes: int | None, parent: Path | None, name: str) -> Mem
         with contextlib.suppress(OSError):
             return CgroupLimit(parent, name, limit_bytes)
     return PolledLimit(limit_bytes)
-
-
-def delegated_group(own: str | None = None, root: Path = Path("/sys/fs/cgroup")) -> Path | None:
-    """The cgroup v2 of this process, if memory limits can be set on groups below it; None otherwise.
-
-    `own` is the content of /proc/self/cgroup. A v1 hierarchy is never taken unasked: delegation of v1 is not
-    safe (systemd's CGROUP_DELEGATION), so there the operator names the group.
-    """
-    text = Path("/proc/self/cgroup").read_text() if own is None else own
-    for line in text.splitlines():
-        number, _, path = line.split(":", 2)
-        group = root / path.lstrip("/")
-        control = group / "cgroup.subtree_control"
-        if number == "0" and control.exists() and "memory" in control.read_text().split():
-            return group
-    return None
 
 
 def resident_bytes(pid: int) -> int:

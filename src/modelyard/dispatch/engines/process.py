@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from modelyard.dispatch.engines import logs
+from modelyard.dispatch.engines.cgroups import find_parents, remove_groups
 from modelyard.dispatch.engines.control import ControlConnection, Roll, Scale, Trial, Verdict
 from modelyard.dispatch.engines.identity import MARKER, ProcessIdentity, marked
-from modelyard.dispatch.engines.memory import delegated_group
+from modelyard.dispatch.engines.limits import check_limits
 from modelyard.dispatch.engines.network import resolve
 from modelyard.dispatch.engines.state import Plan, RestartPolicy, ServiceDirectory, write_json
 from modelyard.dispatch.engines.supervisor import CONFIRMATION, remove_directory
@@ -48,18 +49,19 @@ class ProcessEngine:
         *,
         command: tuple[str, ...] | None = None,
         policy: RestartPolicy | None = None,
-        cgroup_parent: Path | None = None,
+        cgroup: str | None = None,
     ) -> None:
         """`command` runs a replica (default: our server); `--spec FILE` is appended.
 
-        `cgroup_parent`: a cgroup in which a group with a memory limit may be made for each replica (default: this
-        process's own cgroup v2, if memory control is delegated there; else memory is watched by polling).
+        `cgroup`: a group in which one may be made for each replica's limits, see `find_parents` (default: this
+        process's own cgroup v2, if control is delegated there; else memory is watched by polling, and only whole cores
+        can be a limit).
         """
         self._state_dir = state_dir.absolute()
         self._python = python
         self._command = command or (python, "-P", "-m", "modelyard.serving")
         self._policy = policy or RestartPolicy()
-        self._cgroup_parent = cgroup_parent or delegated_group()
+        self._cgroups = find_parents(cgroup)
 
     def start(
         self,
@@ -110,6 +112,7 @@ class ProcessEngine:
         directory, plan = self._running(name)
         if n is not None and n < 1:
             raise InvalidInput("a service needs at least one replica", hint=f"`yard services stop {name}` ends it")
+        check_limits(plan.limits, spec, plan.cgroups, f"yard-{plan.instance}-check")
         one_s = plan.limits.start_timeout_s + max(plan.spec.drain_timeout_s, spec.drain_timeout_s) + _GRACE_S
         with ControlConnection(directory, one_s * (2 * max(plan.n, n or 0) + 2)) as supervisor:
             supervisor.send(Roll(_absolute(replace(spec, host=plan.spec.host)), n))
@@ -199,16 +202,18 @@ class ProcessEngine:
         if foreign := set(limits.cores) - os.sched_getaffinity(0):
             usable = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
             raise InvalidInput(f"CPUs {sorted(foreign)} cannot be used here", hint=f"usable: {usable}")
+        instance = uuid.uuid4().hex
+        check_limits(limits, spec, self._cgroups, f"yard-{instance}-check")
         return Plan(
             name,
-            uuid.uuid4().hex,
+            instance,
             _absolute(replace(spec, host=resolve(spec.host))),
             n,
             limits,
             self._policy,
             self._command,
             datetime.now(UTC).isoformat(timespec="seconds"),
-            str(self._cgroup_parent) if self._cgroup_parent else None,
+            self._cgroups,
             owner,
         )
 
@@ -260,6 +265,7 @@ class ProcessEngine:
             # The supervisor of a failed start removes its directory last, so it may be at that without a record.
             _became(lambda: not marked(plan.instance), _LAST_STEPS_S)
             self._sweep(plan.instance)
+            remove_groups(plan.cgroups, f"yard-{plan.instance}-*")  # those of a killed supervisor
         remove_directory(directory.path)
         self._litter(dry_run=False)
 

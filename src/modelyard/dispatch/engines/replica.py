@@ -22,7 +22,7 @@ from modelyard.dispatch.engines import logs
 from modelyard.dispatch.engines.diversion import divert
 from modelyard.dispatch.engines.heartbeat import TICK_S, Heartbeat
 from modelyard.dispatch.engines.identity import MARKER, ProcessIdentity
-from modelyard.dispatch.engines.memory import MemoryLimit, memory_limit
+from modelyard.dispatch.engines.limits import ReplicaLimits
 from modelyard.dispatch.engines.restart import End, EndKind
 from modelyard.dispatch.engines.state import Plan, ServiceDirectory
 from modelyard.dispatch.ports import AppliedLimits
@@ -70,9 +70,9 @@ class ReplicaProcess:
             base.with_name(f"{base.name}.{part}") for part in ("spec.json", "ready.json", "heartbeat")
         )
         self._spec = replace(spec, ready_file=str(self._ready_file), heartbeat_file=str(self._beat_file))
-        limit_bytes = plan.limits.memory_bytes or spec.memory_limit_bytes
-        parent = Path(plan.cgroup_parent) if plan.cgroup_parent else None
-        self._limit: MemoryLimit | None = memory_limit(limit_bytes, parent, f"yard-{plan.instance}-{serial}")
+        # Replicas of one service take cores side by side; services, and so measurements, begin at a core of their own.
+        turn = int(plan.instance, 16) + max(index, 0)
+        self._limits = ReplicaLimits(plan.limits, spec, plan.cgroups, f"yard-{plan.instance}-{serial}", turn)
         self._threads = plan.limits.threads or max((m.threads for m in spec.models), default=1)
         self._process: subprocess.Popen[bytes] | None = None
         self._exited = asyncio.Event()
@@ -85,17 +85,14 @@ class ReplicaProcess:
         """Fork and exec the replica in a session of its own. Raises OSError, subprocess.SubprocessError."""
         self._spec_file.write_bytes(msgspec.json.encode(self._spec))
         supervisor = os.getpid()
-        cores, limit = self._plan.limits.cores, self._limit
+        limits = self._limits
 
         def prepare() -> None:
             # Between fork and exec; the supervisor has one thread, so this is safe.
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != supervisor:  # it died before the line above
                 os._exit(1)
-            if limit:
-                limit.join()
-            if cores:
-                os.sched_setaffinity(0, cores)
+            limits.join()
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a model's memory does not belong into a dump
@@ -154,7 +151,7 @@ class ReplicaProcess:
             await self._pause(TICK_S)
 
     def _ended(self) -> End | None:
-        if self._limit and (reason := self._limit.exceeded(self._pid)):
+        if reason := self._limits.exceeded(self._pid):
             return self._end(EndKind.MEMORY, reason)
         if not self._exited.is_set() or self._process is None:
             return None
@@ -179,12 +176,7 @@ class ReplicaProcess:
     def applied_limits(self) -> AppliedLimits:
         """The limits, read back from the kernel and the process; nothing where it is gone already."""
         try:
-            return AppliedLimits(
-                threads=_thread_bound(self._pid),
-                cores=tuple(sorted(os.sched_getaffinity(self._pid))) if self._plan.limits.cores else (),
-                memory_bytes=self._limit.applied_bytes() if self._limit else None,
-                memory_enforcement=self._limit.enforcement if self._limit else "none",
-            )
+            return self._limits.applied(self._pid, _thread_bound(self._pid))
         except OSError:
             return AppliedLimits()
 
@@ -212,8 +204,7 @@ class ReplicaProcess:
             if not self._exited.is_set():
                 self.kill()
                 await self._exited.wait()
-        if self._limit:
-            self._limit.close()
+        self._limits.close()
         for path in (self._spec_file, self._ready_file, self._beat_file):
             path.unlink(missing_ok=True)
 

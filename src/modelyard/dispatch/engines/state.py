@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import msgspec
 
+from modelyard.dispatch.engines.cgroups import Parents
+from modelyard.dispatch.engines.cpu import throttling
 from modelyard.dispatch.engines.identity import ProcessIdentity, marked
 from modelyard.dispatch.ports import AppliedLimits, Limits, ServiceStatus
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, ModelyardError, NotFound, Unavailable
@@ -64,7 +66,7 @@ class Plan:
     policy: RestartPolicy
     command: tuple[str, ...]
     created_at: str
-    cgroup_parent: str | None = None
+    cgroups: Parents = field(default_factory=Parents)
     owner: ProcessIdentity | None = None
 
 
@@ -198,7 +200,7 @@ class ServiceDirectory:
             tuple(observed),
             str(self.path),
             record.detail,
-            tuple(r.limits for r in record.replicas),
+            tuple(replace(r.limits, throttling=throttling(r.limits.cpu_group)) for r in record.replicas),
             plan.created_at,
             (record.supervisor.pid, *alive),
         )
