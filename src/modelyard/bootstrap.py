@@ -20,7 +20,6 @@ from modelyard.convert import ConversionService, Converters, Limits
 from modelyard.dispatch.engines.process import ProcessEngine
 from modelyard.domain.artifacts import Conversion
 from modelyard.domain.configuration import Slo
-from modelyard.domain.measurement import Measurement
 from modelyard.domain.services import Service
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import DatasetSpec, Definition, Description, ModelRef
@@ -45,6 +44,7 @@ from modelyard.workflow.values import (
     Publication,
     PublishRequest,
     ServiceStatus,
+    Sweep,
     VersionDiff,
 )
 
@@ -82,8 +82,11 @@ class Yard:
         price = Price(
             settings.price_per_core_hour, settings.price_currency, settings.price_source, settings.price_as_of
         )
-        profiler = Profiler(settings.work_dir / "profile", price)
-        self.profiling = Profiling(self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir)
+        traces = settings.home / "traces"
+        profiler = Profiler(settings.work_dir / "profile", price, traces=traces)
+        self.profiling = Profiling(
+            self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir, traces
+        )
         self._reporting = Reporting(self.hub, price)
         self._publisher = Publisher(
             self.hub,
@@ -174,10 +177,8 @@ class Yard:
         """Convert a version to `targets` and prove each result; outcomes are values. Raises NotFound, InvalidInput."""
         return self._converting.convert(self.hub.versions.get(ModelRef.parse(ref)), targets, listener)
 
-    def profile(
-        self, ref: str, request: ProfileRequest | None = None, *, listener: Listener = silent
-    ) -> list[Measurement]:
-        """Measure configurations of a version on this node."""
+    def profile(self, ref: str, request: ProfileRequest | None = None, *, listener: Listener = silent) -> Sweep:
+        """Measure configurations of a version on this node, each under each of the request's workloads."""
         return self.profiling.profile(ref, request or ProfileRequest(), listener)
 
     def compare(self, a: str, b: str) -> Comparison:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from modelyard.domain.errors import InvalidInput, NotFound
 
+Choice = TypeVar("Choice", bound=StrEnum)
 _SHARE = re.compile(r"[0-9]*\.?[0-9]+")
 
 if TYPE_CHECKING:
@@ -30,6 +32,23 @@ def counts(text: str, option: str) -> tuple[int, ...]:
     if min(values) < 1:
         raise InvalidInput(f"{option} {text} is not a list of counts", hint=f"write e.g. {option} 1,8,32")
     return values
+
+
+def rates(text: str, option: str) -> tuple[float, ...]:
+    """`50,200` -> (50.0, 200.0), each above 0."""
+    values = tuple(float(word) if _SHARE.fullmatch(word) else 0.0 for word in words(text))
+    if min(values) <= 0:
+        raise InvalidInput(f"{option} {text} is not a list of rates", hint=f"write e.g. {option} 50,200")
+    return values
+
+
+def choices(text: str, kind: type[Choice], option: str) -> tuple[Choice, ...]:
+    """`grpc,http-binary` -> members of `kind`."""
+    try:
+        return tuple(kind(word) for word in words(text))
+    except ValueError as error:
+        known = ", ".join(kind)
+        raise InvalidInput(f"{option} {text}: {error}", hint=f"choose from {known}") from error
 
 
 def targets(text: str) -> tuple[Target, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
+from typer.core import TyperCommand
 
 from modelyard.cli.exits import Interrupted, ReaderGone, Terminated
 from modelyard.cli.session import Session
@@ -67,10 +68,25 @@ def command(app: typer.Typer, name: str, *, kept: str = "") -> Callable[[Body], 
         run.__name__ = body.__name__
         run.__doc__ = inspect.getdoc(body)
         run.__signature__ = _signature(body)  # type: ignore[attr-defined]
-        app.command(name, short_help=_summary(run.__doc__ or ""))(run)
+        app.command(name, short_help=_summary(run.__doc__ or ""), cls=Grouped)(run)
         return body
 
     return register
+
+
+class Grouped(TyperCommand):
+    """A command whose help shows its options under the headings of their panels, in the order they first appear."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            usual = "Arguments" if param.param_type_name == "argument" else "Options"
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
 
 def _summary(doc: str) -> str:

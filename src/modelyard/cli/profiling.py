@@ -2,55 +2,191 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
-from modelyard.cli import arguments
+from modelyard.cli import arguments, exits
 from modelyard.cli.command import command
 from modelyard.cli.session import Session
-from modelyard.domain.errors import InvalidInput
-from modelyard.domain.workload import Arrival, Protocol
+from modelyard.domain.errors import BackendFailed, InvalidInput
+from modelyard.domain.workload import LEAST_CV, MOST_CV, Arrival, Protocol, Scenario, TraceLayout
+
+_CONFIGURATION: Final = "What is measured (lists are axes of the sweep)"
+_LOAD: Final = "Under which load"
+_TRACE: Final = "Recorded arrivals"
+_EFFORT: Final = "How long"
 
 
 def profile(
     session: Session,
     ref: Annotated[str, typer.Argument(metavar="REF", help="Which version: digits, digits:3, digits@production.")],
-    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows per request, e.g. 1,8,32.")] = "1",
     target: Annotated[
-        str | None, typer.Option("--target", metavar="LIST", help="Artifacts to run; default: every servable one.")
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="LIST",
+            help="Artifacts to run; default: every servable one.",
+            rich_help_panel=_CONFIGURATION,
+        ),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", metavar="LIST", help="Runtimes; default: each artifact's own.")
+        str | None,
+        typer.Option(
+            "--runtime", metavar="LIST", help="Runtimes; default: each artifact's own.", rich_help_panel=_CONFIGURATION
+        ),
     ] = None,
     threads: Annotated[
-        str | None, typer.Option("--threads", metavar="LIST", help="Threads per replica, e.g. 1,2.")
+        str | None,
+        typer.Option(
+            "--threads",
+            metavar="LIST",
+            help="Threads per replica, e.g. 1,2; default: the cores by the replicas.",
+            rich_help_panel=_CONFIGURATION,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu or gpu:0.")] = "cpu",
-    max_batch: Annotated[
-        str, typer.Option("--max-batch", metavar="LIST", help="Dynamic batching up to; 1: off.")
+    replicas: Annotated[
+        str,
+        typer.Option(
+            "--replicas", metavar="LIST", help="Replicas of the measured service.", rich_help_panel=_CONFIGURATION
+        ),
     ] = "1",
-    max_delay_us: Annotated[int, typer.Option("--max-delay-us", min=0, help="Longest wait for a batch to fill.")] = 0,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Replicas of the measured service.")] = 1,
-    rate: Annotated[float | None, typer.Option("--rate", min=0.001, help="Open loop: requests per second.")] = None,
-    closed: Annotated[int | None, typer.Option("--closed", min=1, help="Closed loop: requests in flight.")] = None,
-    arrival: Annotated[
-        Arrival | None, typer.Option("--arrival", help="When requests are sent; with --rate: poisson.")
+    max_batch: Annotated[
+        str,
+        typer.Option(
+            "--max-batch", metavar="LIST", help="Dynamic batching up to; 1: off.", rich_help_panel=_CONFIGURATION
+        ),
+    ] = "1",
+    max_delay_us: Annotated[
+        int,
+        typer.Option("--max-delay-us", min=0, help="Longest wait for a batch to fill.", rich_help_panel=_CONFIGURATION),
+    ] = 0,
+    device: Annotated[
+        str, typer.Option("--device", help="Where to compute: cpu or gpu:0.", rich_help_panel=_CONFIGURATION)
+    ] = "cpu",
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            "--slo",
+            metavar="SLO",
+            help="Latency target of the queue, e.g. 'p99 <= 20 ms'; default: the version's.",
+            rich_help_panel=_CONFIGURATION,
+        ),
     ] = None,
-    protocol: Annotated[Protocol, typer.Option("--protocol", help="How requests travel.")] = Protocol.HTTP_BINARY,
-    blocks: Annotated[int, typer.Option("--blocks", min=1, help="Independent blocks per cell.")] = 5,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="Requests per block at most.")] = 1000,
-    duration: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds per block at most.")] = 10.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the schedule and the payload order.")] = 0,
-    again: Annotated[bool, typer.Option("--again", help="Measure even what was measured here before.")] = False,
-) -> None:
+    closed: Annotated[
+        str | None,
+        typer.Option("--closed", metavar="LIST", help="Closed loop: requests in flight.", rich_help_panel=_LOAD),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option("--rate", metavar="LIST", help="Open loop: requests per second.", rich_help_panel=_LOAD),
+    ] = None,
+    arrival: Annotated[
+        Arrival | None,
+        typer.Option("--arrival", help="When requests are sent; with --rate: poisson.", rich_help_panel=_LOAD),
+    ] = None,
+    cv: Annotated[
+        float | None,
+        typer.Option(
+            "--cv",
+            min=LEAST_CV,
+            max=MOST_CV,
+            help="Gamma arrivals: coefficient of variation of the gaps; 1 is poisson.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    end_rate: Annotated[
+        float | None,
+        typer.Option("--end-rate", min=0.001, help="Ramp: from --rate to this over each block.", rich_help_panel=_LOAD),
+    ] = None,
+    scenario: Annotated[
+        Scenario | None, typer.Option("--scenario", help="MLPerf's load and its number.", rich_help_panel=_LOAD)
+    ] = None,
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="LIST", help="Rows per request, e.g. 1,8,32.", rich_help_panel=_LOAD)
+    ] = "1",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="LIST",
+            help="How requests travel: http-json, http-binary, grpc.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = "http-binary",
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            "--trace",
+            metavar="FILE|DIGEST",
+            help="Replay a file of arrivals, or one kept from before; --rate scales it.",
+            rich_help_panel=_TRACE,
+        ),
+    ] = None,
+    trace_layout: Annotated[
+        TraceLayout | None,
+        typer.Option("--trace-layout", help="How the file is written; default: found out.", rich_help_panel=_TRACE),
+    ] = None,
+    trace_column: Annotated[
+        str | None,
+        typer.Option(
+            "--trace-column",
+            metavar="NAME",
+            help="Column of the instants or counts: its name, or number from 1.",
+            rich_help_panel=_TRACE,
+        ),
+    ] = None,
+    trace_interval: Annotated[
+        float | None,
+        typer.Option("--trace-interval", min=0.001, help="Seconds of a count; default: 60.", rich_help_panel=_TRACE),
+    ] = None,
+    trace_function: Annotated[
+        str | None,
+        typer.Option(
+            "--trace-function",
+            metavar="NAME",
+            help="Functions of an Azure file whose names begin so; default: all.",
+            rich_help_panel=_TRACE,
+        ),
+    ] = None,
+    trace_start: Annotated[
+        float,
+        typer.Option(
+            "--trace-start", min=0.0, help="Seconds into the trace where a block begins.", rich_help_panel=_TRACE
+        ),
+    ] = 0.0,
+    blocks: Annotated[
+        int, typer.Option("--blocks", min=1, help="Independent blocks per cell.", rich_help_panel=_EFFORT)
+    ] = 5,
+    requests: Annotated[
+        int, typer.Option("--requests", min=1, help="Requests per block at most.", rich_help_panel=_EFFORT)
+    ] = 1000,
+    duration: Annotated[
+        float, typer.Option("--duration", min=0.1, help="Seconds per block at most.", rich_help_panel=_EFFORT)
+    ] = 10.0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of the schedule and the payload order.", rich_help_panel=_EFFORT)
+    ] = 0,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Measure even what was measured here before.", rich_help_panel=_EFFORT),
+    ] = False,
+) -> int:
     """Measure a version: every combination of the listed axes is one cell with its own indicators and verdict.
 
-    A closed loop finds capacity; an open loop (--rate) gives latencies. Neither given: closed loop of 8.
+    A closed loop finds capacity; an open loop (--rate, --trace) gives latencies. Neither given: closed loop of 8. What
+    was measured here before is reused, so that a sweep that was stopped goes on. A failed cell does not end it: the
+    others are measured, and the exit code is 1.
     """
+    from modelyard.domain.configuration import Slo
     from modelyard.workflow.values import ProfileRequest
 
-    _check_load(rate, closed, arrival)
+    given = None
+    if trace is not None:
+        from modelyard.profile.traces import TraceFile
+
+        given = TraceFile(Path(trace), trace_layout, trace_column, trace_interval, trace_function)
     request = ProfileRequest(
         batches=arguments.counts(batch, "--batch"),
         targets=arguments.targets(target) if target else (),
@@ -59,31 +195,50 @@ def profile(
         threads=arguments.counts(threads, "--threads") if threads else (),
         max_batches=arguments.counts(max_batch, "--max-batch"),
         max_delay_us=max_delay_us,
-        replicas=replicas,
-        rate_rps=rate,
-        closed=closed,
+        replicas=arguments.counts(replicas, "--replicas"),
+        rates_rps=arguments.rates(rate, "--rate") if rate else (),
+        closed=arguments.counts(closed, "--closed") if closed else (),
         arrival=arrival,
-        protocol=protocol,
+        cv=cv,
+        end_rate_rps=end_rate,
+        trace=given,
+        trace_start_s=trace_start,
+        scenario=scenario,
+        slo=Slo.parse(slo) if slo else None,
+        protocols=arguments.choices(protocol, Protocol, "--protocol"),
         blocks=blocks,
         requests=requests,
         duration_s=duration,
         seed=seed,
         again=again,
     )
+    _check_load(request.rates_rps, request.closed, arrival, trace)
     with session.yard() as yard, session.listener() as listener:
-        measured = yard.profile(ref, request, listener=listener)
+        sweep = yard.profile(ref, request, listener=listener)
     from modelyard.cli import tables
 
-    session.output.emit("measurements", measured, lambda: tables.measurements(measured, ids=True))
+    for skipped in sweep.skipped:
+        session.output.warn(f"skipped {skipped}")
+    session.output.emit("measurements", sweep.measurements, lambda: tables.measurements(sweep.measurements, ids=True))
+    if sweep.failed:
+        total = len(sweep.measurements) + len(sweep.failed)
+        raise BackendFailed(
+            f"{len(sweep.failed)} of {total} cells failed",
+            why="\n".join(map(str, sweep.failed)),
+            hint="the same command measures only those that are missing",
+        )
+    return exits.OK
 
 
-def _check_load(rate: float | None, closed: int | None, arrival: Arrival | None) -> None:
+def _check_load(rates: tuple[float, ...], closed: tuple[int, ...], arrival: Arrival | None, trace: str | None) -> None:
     """Raise InvalidInput for options that mean both kinds of loop, or one without its number."""
-    if rate is not None and closed is not None:
+    if rates and closed:
         raise InvalidInput("--rate is an open loop, --closed a closed one", hint="give one of them")
-    if rate is None and arrival not in (None, Arrival.CLOSED):
+    if arrival is Arrival.TRACE and trace is None:
+        raise InvalidInput("--arrival trace needs --trace", hint="give the file of the arrivals: --trace FILE")
+    if not rates and arrival not in (None, Arrival.CLOSED, Arrival.TRACE):
         raise InvalidInput(f"--arrival {arrival} needs --rate", hint=f"write e.g. --arrival {arrival} --rate 100")
-    if rate is not None and arrival is Arrival.CLOSED:
+    if rates and arrival is Arrival.CLOSED:
         raise InvalidInput("a closed loop has no --rate", hint="leave out --rate, or --arrival closed")
 
 

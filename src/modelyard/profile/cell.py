@@ -14,18 +14,19 @@ from typing import Self
 import numpy as np
 
 from modelyard.domain.configuration import Configuration
-from modelyard.domain.errors import InvalidInput
+from modelyard.domain.errors import InvalidInput, NotFound
 from modelyard.domain.measurement import ClientHealth, Fingerprint, Indicators, Interval, Measurement
 from modelyard.domain.services import Endpoint
 from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Workload
-from modelyard.profile import sentinel
+from modelyard.profile import recording, sentinel
 from modelyard.profile.plan import BlockDone, WarmedUp, WarmUpRule
 from modelyard.profile.price import Price
 from modelyard.profile.process import ClientProcess, write_plan
 from modelyard.profile.requests import encode
 from modelyard.profile.resources import Usage, UsageMeter, wait_until_idle
 from modelyard.profile.samples import OK, Samples
+from modelyard.profile.scenarios import scenario_result
 from modelyard.profile.stages import Snapshot, snapshot, stage_times
 from modelyard.profile.statistics import (
     REQUESTS_FOR_P99,
@@ -76,6 +77,7 @@ class Conditions:
     fingerprint: Fingerprint
     now: Callable[[], datetime]
     client_cpus: tuple[int, ...] = ()
+    traces: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Cell:
             warm_up=conditions.warm_up,
             cpus=conditions.client_cpus,
             connections=connections(workload, target.configuration.replicas),
+            trace_file=trace_file(workload, conditions.traces),
         )
         self._tally = _Tally()
         self._warmed: WarmedUp | None = None
@@ -202,6 +205,7 @@ class Cell:
                 noisy_blocks=sum(b.noisy for b in blocks),
                 replicas_changed=any(b.usage.replicas_changed for b in blocks),
                 cpu_seen=any(b.usage.cpu_s > 0 for b in blocks),
+                stationary=workload.stationary,
             ),
             rules=conditions.rules,
         )
@@ -258,6 +262,7 @@ class Cell:
             cost_interval=cost_interval(
                 [(b.usage.cpu_s, int(b.samples.ok.sum())) for b in blocks], self._conditions.price
             ),
+            scenario=scenario_result(self.workload, parts, self.target.configuration.queue.slo_ms),
             mean_ms=log_interval(
                 [float(part.latencies_ms(timeout_s).mean()) for part in parts],
                 centre=float(samples.latencies_ms(timeout_s).mean()),
@@ -271,6 +276,16 @@ def cost_interval(blocks: Sequence[tuple[float, int]], price: Price) -> Interval
         return None
     together = sum(cpu_s for cpu_s, _ in blocks) / sum(ok for _, ok in blocks)
     return log_interval([price.per_million(cpu_s / ok) for cpu_s, ok in blocks], centre=price.per_million(together))
+
+
+def trace_file(workload: Workload, traces: Path | None) -> Path | None:
+    """Where the recording of the workload's trace is kept; None where it has no trace. Raises NotFound."""
+    if workload.trace is None:
+        return None
+    path = recording.path_of(traces or Path(), workload.trace.digest)
+    if not path.exists():
+        raise NotFound(f"trace {workload.trace.digest[:12]} is not kept here", hint="give its file: --trace FILE")
+    return path
 
 
 def connections(workload: Workload, replicas: int) -> int:

@@ -21,7 +21,8 @@ class LoadPlan(msgspec.Struct, frozen=True):
     """All that `python -m modelyard.profile.client plan.json` needs to know.
 
     `payload_file` holds the encoded requests one after the other, `payload_lengths` their sizes in bytes. Over HTTP a
-    payload is a whole request with its head; over gRPC it is a serialised message for `grpc_method`.
+    payload is a whole request with its head; over gRPC it is a serialised message for `grpc_method`. `trace_file` is
+    where the recording of the workload's trace is kept.
     """
 
     host: str
@@ -35,6 +36,7 @@ class LoadPlan(msgspec.Struct, frozen=True):
     max_connections: int = 512
     warm_up: WarmUpRule = WarmUpRule()
     cpus: tuple[int, ...] = ()
+    trace_file: str = ""
 
 
 class WarmUp(msgspec.Struct, frozen=True, tag="warm-up"):

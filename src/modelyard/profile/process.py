@@ -30,6 +30,7 @@ def write_plan(
     warm_up: WarmUpRule = WarmUpRule(),  # noqa: B008  a frozen value
     cpus: Sequence[int] = (),
     connections: int | None = None,
+    trace_file: Path | None = None,
 ) -> Path:
     """Write the plan and its payloads into `directory`; return the plan's path. Raises Unavailable (no gRPC port)."""
     grpc = workload.protocol is Protocol.GRPC
@@ -48,6 +49,7 @@ def write_plan(
         connections=connections or workload.concurrency,
         warm_up=warm_up,
         cpus=tuple(cpus),
+        trace_file=str(trace_file or ""),
     )
     path = directory / _PLAN
     path.write_bytes(msgspec.json.encode(plan))

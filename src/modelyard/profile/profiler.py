@@ -40,7 +40,7 @@ class Profiler:
     """Makes measurements. Not thread-safe: two measurements at once would disturb each other.
 
     `work_dir` holds plans and samples while and after they are made; each cell has a directory of its own there.
-    `clock` stamps measurements (durations come from the monotonic clock).
+    `clock` stamps measurements (durations come from the monotonic clock). `traces` is where recordings are kept.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Profiler:
         rules: Rules | None = None,
         warm_up: WarmUpRule | None = None,
         client_cpus: Sequence[int] = (),
+        traces: Path | None = None,
     ) -> None:
         self._work_dir = work_dir
         self._price = price or Price()
@@ -59,6 +60,7 @@ class Profiler:
         self._rules = rules or Rules()
         self._warm_up = warm_up or WarmUpRule()
         self._client_cpus = tuple(client_cpus)
+        self._traces = traces
 
     def measure(
         self,
@@ -115,6 +117,7 @@ class Profiler:
             fingerprint=fingerprint(),
             now=self._clock,
             client_cpus=self._client_cpus,
+            traces=self._traces,
         )
 
     @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,17 +21,19 @@ from modelyard.domain.errors import BackendFailed, InvalidInput, NotFound, Unsup
 from modelyard.domain.measurement import Measurement, Validity
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import ModelRef, Version
-from modelyard.domain.workload import Arrival, Workload
+from modelyard.domain.workload import Workload
 from modelyard.hub import Hub, MeasurementQuery
 from modelyard.profile import MeasuredService, Profiler, fingerprint, mixed_payloads
 from modelyard.profile.curve import Curve, CurvePoint, measure_curve
 from modelyard.runtimes import Runtimes
 from modelyard.workflow.alone import alone, free
 from modelyard.workflow.deploying import Deployer, check_target
+from modelyard.workflow.loads import replayed, workloads
 from modelyard.workflow.planning import MAX_BATCHES, thread_choices, with_slo
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.rows import Rows
-from modelyard.workflow.values import ProfileRequest
+from modelyard.workflow.sweeping import Sweeping
+from modelyard.workflow.values import ProfileRequest, Sweep
 
 Report: TypeAlias = Callable[[str], None]
 RETAKES = 2
@@ -51,24 +52,23 @@ class Profiling:
     rows: Rows
     profiler: Profiler
     work_dir: Path
+    traces: Path
     cores: int = os.cpu_count() or 1
 
-    def profile(self, ref: str, request: ProfileRequest, listener: Listener) -> list[Measurement]:
-        """Measure the product of the request's axes. Raises NotFound, Unsupported, InvalidInput, BackendFailed."""
+    def profile(self, ref: str, request: ProfileRequest, listener: Listener) -> Sweep:
+        """Measure the product of the request's axes. Raises NotFound, Unsupported, InvalidInput.
+
+        A cell that fails is in the sweep's `failed`; the only cell of a sweep raises what it failed of.
+        """
         version = self.hub.versions.get(ModelRef.parse(ref))
         configurations = self.configurations(version, request)
-        if request.rate_rps is not None:  # a closed loop finds capacity, which refusals would hide
-            configurations = [with_slo(c, version.definition.slo) for c in configurations]
-        workloads = [workload(request, batch) for batch in request.batches]
-        found: list[Measurement] = []
-        total = len(configurations) * len(workloads)
-        with self.alone(listener):
-            for configuration in configurations:
-                with self.bench(version, again=request.again) as bench:
-                    for work in workloads:
-                        report = reporter(listener, f"{configuration.label}, {work.label}", len(found) / total)
-                        found += bench.measure([configuration], work, "profile", report)
-        return found
+        replay = replayed(request.trace, self.traces) if request.trace else None
+        if replay:
+            listener(Progress(Step.PROFILE, replay.words))
+        loads = workloads(request, replay)
+        if loads[0].open_loop:  # a closed loop finds capacity, which refusals would hide
+            configurations = [with_slo(c, request.slo or version.definition.slo) for c in configurations]
+        return Sweeping(self, version, loads, listener).run(configurations, again=request.again)
 
     def alone(self, listener: Listener) -> AbstractContextManager[None]:
         """Wait until no other process of this home measures, and keep others waiting while the block runs."""
@@ -102,7 +102,6 @@ class Profiling:
                 f"{version.ref} has no servable artifact {missing[0]}",
                 hint=f"yard convert {version.ref} --to {missing[0]}",
             )
-        threads = request.threads or (self.cores,)
         cells = [
             Configuration(
                 artifact=artifact.id,
@@ -111,12 +110,14 @@ class Profiling:
                 precision=artifact.precision,
                 device=request.device,
                 threads=count,
-                replicas=request.replicas,
+                replicas=replicas,
                 batching=Batching(max_batch, request.max_delay_us if max_batch > 1 else 0),
             )
             for artifact in artifacts
             for runtime in self.runtimes_for(artifact, request.runtimes)
-            for count, max_batch in itertools.product(threads, request.max_batches)
+            for replicas in request.replicas
+            for count in request.threads or (max(1, self.cores // replicas),)
+            for max_batch in request.max_batches
         ]
         if not cells:
             raise Unsupported(
@@ -276,24 +277,3 @@ def payloads_of(groups: Sequence[Tensors], work: Workload, batched: bool) -> lis
 def reporter(listener: Listener, label: str, fraction: float | None = None, step: Step = Step.PROFILE) -> Report:
     """A report function that puts `label` before each message."""
     return lambda message: listener(Progress(step, f"{label}: {message}", fraction))
-
-
-def workload(request: ProfileRequest, batch: int) -> Workload:
-    """The workload of a profile request for one request size. Raises InvalidInput."""
-    if request.rate_rps is not None and request.closed is not None:
-        raise InvalidInput("a workload is open (a rate) or closed (requests in flight), not both")
-    if request.rate_rps is None and request.arrival not in (None, Arrival.CLOSED):
-        raise InvalidInput(f"{request.arrival} arrivals need a rate", hint="give rate_rps (--rate)")
-    shape = Workload(
-        Arrival.CLOSED,
-        concurrency=request.closed or 8,
-        batch=batch,
-        blocks=request.blocks,
-        requests=request.requests,
-        duration_s=request.duration_s,
-        protocol=request.protocol,
-        seed=request.seed,
-    )
-    if request.rate_rps is None:
-        return shape
-    return replace(shape, arrival=request.arrival or Arrival.POISSON, rate_rps=request.rate_rps, concurrency=1)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from modelyard.dispatch import AppliedLimits
 from modelyard.domain.artifacts import Artifact, Conversion, Target
 from modelyard.domain.configuration import Batching, Configuration, Slo
+from modelyard.domain.errors import InvalidInput, ModelyardError
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.services import Replica, Service, ServiceState, Serving
 from modelyard.domain.tensors import Tensor
 from modelyard.domain.versions import Version
-from modelyard.domain.workload import Arrival, Protocol
+from modelyard.domain.workload import Arrival, Protocol, Scenario, Workload
+from modelyard.profile.traces import TraceFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,13 @@ class DeployRequest:
 
 @dataclass(frozen=True, slots=True)
 class ProfileRequest:
-    """Which cells to measure: the product of every listed axis.
+    """Which cells to measure: the product of every axis (a tuple).
 
-    `batches` are rows per request. Without `targets`, `runtimes`: every servable artifact on its default runtime. With
-    `closed`
-    (requests in flight) the loop is closed; with `rate_rps` it is open. Neither: closed 8.
+    `batches` are rows per request. Without `targets`, `runtimes`: every servable artifact on its default runtime;
+    without `threads`: the cores divided by the replicas. With `closed` (requests in flight) the loop is closed; with
+    `rates_rps` it is open. Neither: closed 8. `arrival` follows from `cv` (gamma), `end_rate_rps` (ramp) and `trace`,
+    else Poisson. `trace` is a file, or the digest of one replayed before in place of its path; `rates_rps` then scale
+    it. A `scenario` brings its load; `slo` replaces the version's.
     """
 
     batches: tuple[int, ...] = (1,)
@@ -62,16 +66,54 @@ class ProfileRequest:
     threads: tuple[int, ...] = ()
     max_batches: tuple[int, ...] = (1,)
     max_delay_us: int = 0
-    replicas: int = 1
-    rate_rps: float | None = None
-    closed: int | None = None
+    replicas: tuple[int, ...] = (1,)
+    rates_rps: tuple[float, ...] = ()
+    closed: tuple[int, ...] = ()
     arrival: Arrival | None = None
-    protocol: Protocol = Protocol.HTTP_BINARY
+    cv: float | None = None
+    end_rate_rps: float | None = None
+    trace: TraceFile | None = None
+    trace_start_s: float = 0.0
+    scenario: Scenario | None = None
+    slo: Slo | None = None
+    protocols: tuple[Protocol, ...] = (Protocol.HTTP_BINARY,)
     blocks: int = 5
     requests: int = 1000
     duration_s: float = 10.0
     seed: int = 0
     again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCell:
+    """A cell that could not be measured, and why."""
+
+    configuration: Configuration
+    workload: Workload
+    error: ModelyardError
+
+    def __str__(self) -> str:
+        return f"{self.configuration.label}, {self.workload.label}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedConfiguration:
+    """A configuration that this machine cannot hold, and why."""
+
+    configuration: Configuration
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.configuration.label}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What became of each cell: measured now or before, failed, or skipped with its whole configuration."""
+
+    measurements: tuple[Measurement, ...]
+    failed: tuple[FailedCell, ...] = ()
+    skipped: tuple[SkippedConfiguration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

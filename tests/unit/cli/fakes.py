@@ -39,6 +39,7 @@ from modelyard.workflow.values import (
     Publication,
     PublishRequest,
     ServiceStatus,
+    Sweep,
     VersionDiff,
 )
 from tests.builders import SIGNATURE, artifact, configuration, measurement
@@ -238,6 +239,7 @@ class FakeYard:
         self.fail = fail
         self.publication = publication
         self.conversions: Sequence[Conversion] = CONVERSIONS
+        self.sweep = Sweep((CHOSEN,))
         self.findings = [
             Finding("onnxruntime", True, "1.31"),
             Finding("torch", False, "absent", "pip install 'modelyard[torch]'"),
@@ -261,9 +263,9 @@ class FakeYard:
         self._asked("convert", (ref, tuple(targets)))
         return self.conversions
 
-    def profile(self, ref: str, request: ProfileRequest, *, listener: Any) -> list[Measurement]:
+    def profile(self, ref: str, request: ProfileRequest, *, listener: Any) -> Sweep:
         self._asked("profile", (ref, request))
-        return [CHOSEN]
+        return self.sweep
 
     def publish(self, what: str | Path, request: PublishRequest, *, trust: bool = False, listener: Any) -> Publication:
         listener(Progress(Step.REGISTER, "digits"))

@@ -12,10 +12,20 @@ import pytest
 
 from modelyard.domain.artifacts import Outcome, Target
 from modelyard.domain.configuration import Batching, Slo
+from modelyard.domain.errors import BackendFailed
 from modelyard.domain.services import ModelSettings, Release, Serving
-from modelyard.domain.workload import Arrival, Protocol
+from modelyard.domain.workload import Arrival, Protocol, Scenario, TraceLayout
 from modelyard.hub.values import DescriptionChanges, MetricFilter, VersionQuery
-from modelyard.workflow.values import DeployRequest, Finding, ProfileRequest, PublishRequest
+from modelyard.profile.traces import TraceFile
+from modelyard.workflow.values import (
+    DeployRequest,
+    FailedCell,
+    Finding,
+    ProfileRequest,
+    PublishRequest,
+    SkippedConfiguration,
+    Sweep,
+)
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import CHOSEN, CONVERSIONS, PUBLICATION, FakeYard, conversion
 
@@ -175,8 +185,8 @@ def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
     argv = (
         "--batch 1,8 --target onnx,onnx:int8-static --runtime onnxruntime,openvino --device gpu:0 --threads 1,2 "
         "--max-batch 1,16 "
-        "--max-delay-us 500 --replicas 2 --rate 50 --arrival constant --protocol grpc --blocks 3 --requests 200 "
-        "--duration 2 --seed 7 --again"
+        "--max-delay-us 500 --replicas 1,2 --rate 50,80.5 --arrival constant --protocol grpc,http-json --blocks 3 "
+        "--requests 200 --duration 2 --seed 7 --again"
     )
     assert yard("profile", "digits:1", *argv.split()).code == 0
     request = ProfileRequest(
@@ -187,10 +197,10 @@ def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
         threads=(1, 2),
         max_batches=(1, 16),
         max_delay_us=500,
-        replicas=2,
-        rate_rps=50.0,
+        replicas=(1, 2),
+        rates_rps=(50.0, 80.5),
         arrival=Arrival.CONSTANT,
-        protocol=Protocol.GRPC,
+        protocols=(Protocol.GRPC, Protocol.HTTP_JSON),
         blocks=3,
         requests=200,
         duration_s=2.0,
@@ -200,9 +210,53 @@ def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
     assert fake.calls == [("profile", ("digits:1", request))]
 
 
+def test_profile_passes_arrivals_scenario_and_trace_on(yard: Yard, fake: FakeYard) -> None:
+    argv = (
+        "--trace t.csv --trace-layout counts --trace-column requests --trace-interval 1 --trace-function f "
+        "--trace-start 5",
+        "--cv 4 --rate 50",
+        "--arrival ramp --rate 50 --end-rate 400",
+        "--scenario server --rate 50 --slo",
+    )
+    for text in argv[:-1]:
+        assert yard("profile", "d", *text.split()).code == 0
+    assert yard("profile", "d", *argv[-1].split(), "p99 <= 20 ms").code == 0
+    trace = TraceFile(Path("t.csv"), TraceLayout.COUNTS, "requests", 1.0, "f")
+    assert [request for _, (_, request) in fake.calls] == [
+        ProfileRequest(trace=trace, trace_start_s=5.0),
+        ProfileRequest(cv=4.0, rates_rps=(50.0,)),
+        ProfileRequest(arrival=Arrival.RAMP, rates_rps=(50.0,), end_rate_rps=400.0),
+        ProfileRequest(scenario=Scenario.SERVER, rates_rps=(50.0,), slo=Slo(20.0)),
+    ]
+
+
+def test_failed_cells_end_with_exit_code_1_and_the_rest_is_printed(yard: Yard, fake: FakeYard) -> None:
+    failed = FailedCell(CHOSEN.configuration, CHOSEN.workload, BackendFailed("it broke"))
+    skipped = SkippedConfiguration(CHOSEN.configuration, "2 replicas x 2 threads need 4 cores")
+    fake.sweep = Sweep((CHOSEN,), (failed,), (skipped,))
+    run = yard("profile", "digits", "--json")
+    assert run.code == 1
+    assert [m["id"] for m in json.loads(run.out)["data"]] == [CHOSEN.id]
+    assert "skipped" in run.err.splitlines()[0]
+    error = json.loads(run.err.splitlines()[-1])["error"]
+    assert error["what"] == "1 of 2 cells failed"
+    assert "it broke" in error["why"]
+
+
+def test_the_help_of_profile_has_its_options_in_groups(yard: Yard) -> None:
+    text = yard("profile", "--help").out
+    headings = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings[0] == "Arguments:"
+    assert headings[-2:] == ["Common options:", "Options:"]
+    assert len(headings) == 7
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (("profile", "d", "--rate", "50,x"), "--rate 50,x is not a list of rates"),
+        (("profile", "d", "--arrival", "trace"), "--arrival trace needs --trace"),
+        (("profile", "d", "--protocol", "grpc,smoke"), "--protocol grpc,smoke: 'smoke' is not a valid Protocol"),
         (("profile", "d", "--arrival", "poisson"), "--arrival poisson needs --rate"),
         (("profile", "d", "--arrival", "closed", "--rate", "5"), "a closed loop has no --rate"),
         (("profile", "d", "--closed", "2", "--rate", "5"), "--rate is an open loop, --closed a closed one"),
@@ -229,7 +283,7 @@ def test_options_that_contradict_are_refused_before_anything_starts(
 
 def test_a_closed_loop_may_be_named(yard: Yard, fake: FakeYard) -> None:
     assert yard("profile", "d", "--arrival", "closed", "--closed", "2").code == 0
-    assert fake.calls == [("profile", ("d", ProfileRequest(arrival=Arrival.CLOSED, closed=2)))]
+    assert fake.calls == [("profile", ("d", ProfileRequest(arrival=Arrival.CLOSED, closed=(2,))))]
 
 
 def test_more_threads_than_cores_are_warned_of_but_taken(yard: Yard, fake: FakeYard) -> None:

@@ -67,7 +67,7 @@ def test_with_json_the_error_is_the_last_line_of_stderr(yard: Callable[..., Run]
         ("modls",),
         ("models", "ls", "--nope"),
         ("register",),
-        ("profile", "digits", "--closed", "many"),
+        ("profile", "digits", "--blocks", "many"),
         ("models", "rm"),
     ],
 )

@@ -21,8 +21,9 @@ from modelyard.profile.client.http import HttpConnection
 from modelyard.profile.client.load import run_block
 from modelyard.profile.client.pool import PooledTransport
 from modelyard.profile.plan import Answer, BlockDone, Command, LoadPlan, RunBlock, Trouble, WarmedUp
+from modelyard.profile.recording import Recording
 from modelyard.profile.samples import Samples
-from modelyard.profile.schedule import draw
+from modelyard.profile.schedule import BlockSchedule, draw
 from modelyard.profile.statistics import percentile, settled
 
 
@@ -32,6 +33,7 @@ class LoadClient:
     def __init__(self, plan: LoadPlan) -> None:
         self._plan = plan
         self._payloads = read_payloads(plan)
+        self._recording = Recording.load(Path(plan.trace_file)) if plan.trace_file else None
         self._transport = make_transport(plan, self._payloads)
 
     async def warm_up(self) -> WarmedUp:
@@ -60,7 +62,7 @@ class LoadClient:
 
     async def block(self, number: int) -> BlockDone:
         """Run one block and write its samples."""
-        schedule = draw(self._plan.workload, number, len(self._payloads))
+        schedule = self._draw(self._plan.workload, number)
         run = await run_block(self._transport, self._plan.workload, schedule, number)
         path = Path(self._plan.samples_dir) / f"block-{number}.npz"
         run.samples.save(path)
@@ -71,8 +73,11 @@ class LoadClient:
         await self._transport.close()
 
     async def _run(self, workload: Workload, number: int) -> Samples:
-        schedule = draw(workload, number, len(self._payloads))
+        schedule = self._draw(workload, number)
         return (await run_block(self._transport, workload, schedule, number)).samples
+
+    def _draw(self, workload: Workload, number: int) -> BlockSchedule:
+        return draw(workload, number, len(self._payloads), self._recording)
 
 
 def read_payloads(plan: LoadPlan) -> list[bytes]:
