@@ -21,6 +21,7 @@ from modelyard.dispatch.engines.process import ProcessEngine
 from modelyard.domain.artifacts import Conversion
 from modelyard.domain.configuration import Slo
 from modelyard.domain.services import Service
+from modelyard.domain.study import Study
 from modelyard.domain.tensors import Tensor, Tensors
 from modelyard.domain.versions import DatasetSpec, Definition, Description, ModelRef
 from modelyard.hub import Freed, Hub, Registration
@@ -201,6 +202,18 @@ class Yard:
     def deploy(self, ref: str, request: DeployRequest | None = None, *, listener: Listener = silent) -> Service:
         """Deploy a version: as last published, else as the request says."""
         return self.deployer.deploy(ref, request or DeployRequest(), listener)
+
+    def studies(self, ref: str) -> list[Study]:
+        """The studies of a version, oldest first. Raises NotFound."""
+        return self.hub.studies.list(ModelRef.parse(ref))
+
+    def study(self, study_id: str) -> Study:
+        """A study by its id or the beginning of it. Raises NotFound, InvalidInput."""
+        return self.hub.studies.get(study_id)
+
+    def report_study(self, study_id: str, path: str | Path) -> Path:
+        """Write the HTML report of a study; it opens offline. Raises NotFound, BackendFailed."""
+        return self._reporting.write_study(self.hub.studies.get(study_id), Path(path))
 
     def services(self) -> list[ServiceStatus]:
         """Every service, with the state of its processes now."""

@@ -26,6 +26,7 @@ from modelyard.cli import (
     publishing,
     registration,
     services,
+    tuning,
 )
 from modelyard.cli.command import DebugOption, HomeOption, QuietOption
 from modelyard.cli.exits import (
@@ -52,6 +53,7 @@ PARTS: Final = (
     conversions,
     profiling,
     measurements,
+    tuning,
     deployment,
     services,
     prediction,

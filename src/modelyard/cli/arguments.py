@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from modelyard.domain.artifacts import Target
+    from modelyard.domain.study import Knob
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -100,6 +101,25 @@ def labels(texts: list[str]) -> dict[str, str]:
         _once(found, check_name(name, "label"), "--label")
         found[name] = ref
     return found
+
+
+def knobs(texts: list[str]) -> dict[str, Knob]:
+    """`initial=8`, `xi=0.01`, `kind=sobol` of each --set: whole numbers, other numbers, else words."""
+    found: dict[str, Knob] = {}
+    for name, text in (_pair(text, "--set", "initial=8") for text in texts):
+        _once(found, name, "--set")
+        found[name] = _knob(text)
+    return found
+
+
+def _knob(text: str) -> Knob:
+    if re.fullmatch(r"[-+]?\d+", text):
+        return int(text)
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if math.isfinite(value) else text
 
 
 def _pair(text: str, option: str, example: str) -> tuple[str, str]:

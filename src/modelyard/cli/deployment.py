@@ -21,6 +21,13 @@ def deploy(
     session: Session,
     ref: Annotated[str, typer.Argument(metavar="REF", help="Which version: digits, digits:3, digits@production.")],
     name: Annotated[str | None, typer.Option("--name", help="Name of the service; default: the model's.")] = None,
+    from_study: Annotated[
+        str | None,
+        typer.Option("--from-study", metavar="ID", help="The configuration that this study found best."),
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option("--trial", metavar="N", help="With --from-study: the configuration of that trial.")
+    ] = None,
     target: Annotated[
         str | None, typer.Option("--target", metavar="TARGET", help="Which artifact, e.g. onnx:int8-static.")
     ] = None,
@@ -60,7 +67,7 @@ def deploy(
         typer.Option("--label", metavar="NAME=REF", help="A version clients reach by this name. Repeatable."),
     ] = None,
 ) -> None:
-    """Start a version as a service. What is not given is taken from the last publish of the version.
+    """Start a version as a service. What is not given is taken from the study, else from the version's last publish.
 
     Only the source and artifacts proven equal to it can be deployed. What --serving, --canary, --shadow and --label
     say holds for this deployment: --replace without them ends it.
@@ -95,6 +102,8 @@ def deploy(
         canary=arguments.shares(canary or []),
         shadow=shadow,
         labels=arguments.labels(label or []),
+        from_study=from_study,
+        trial=trial,
     )
     cores = len(os.sched_getaffinity(0))
     if threads is not None and threads > cores:

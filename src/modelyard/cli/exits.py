@@ -31,7 +31,7 @@ MEANING: Final[dict[int, str]] = {
     OK: "done",
     FAILURE: "something underneath failed, or a bug in Modelyard",
     USAGE: "the command line, a manifest or another input is wrong",
-    NOT_FOUND: "a named model, version, alias, tag, artifact, measurement, service or file does not exist",
+    NOT_FOUND: "a named model, version, alias, tag, artifact, measurement, study, service or file does not exist",
     REJECTED: "a gate said no: nothing proven equal, a target rejected, the SLO missed, an untrusted file refused",
     UNAVAILABLE: "not possible here and now: overloaded, not ready, not installed, a name or port is taken",
     INTERRUPTED: "Ctrl-C; what was finished is kept",

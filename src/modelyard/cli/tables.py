@@ -147,6 +147,7 @@ def freed(found: Freed, *, dry_run: bool) -> RenderableType:
         (found.artifacts, "artifact"),
         (found.conversions, "conversion"),
         (found.measurements, "measurement"),
+        (found.studies, "study"),
         (found.blobs, "blob"),
         (found.temp_files, "temporary file"),
         (found.cache_entries, "cache entry"),

@@ -36,6 +36,7 @@ from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.proof import Proof
 from modelyard.workflow.releases import Releases
 from modelyard.workflow.rows import Rows
+from modelyard.workflow.studied import studied
 from modelyard.workflow.values import DeployRequest, ServiceStatus
 
 
@@ -61,11 +62,11 @@ class Deployer:
         return self.start(version, configuration, request, listener)
 
     def configure(self, version: Version, request: DeployRequest) -> Configuration:
-        """The configuration a request means: the published choice, or the naive one, with the request's changes.
+        """The configuration a request means: a study's, the published choice or the naive one, with its changes.
 
         Where neither has a latency target for the queue, the version's SLO is it.
         """
-        base = self.chosen(version)
+        base = studied(self.hub, version, request) if request.from_study else self.chosen(version)
         if base is None or (request.target and request.target != base.target):
             base = self._default(version, request)
         runtime = request.runtime or base.runtime

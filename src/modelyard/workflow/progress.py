@@ -15,6 +15,7 @@ class Step(StrEnum):
     CONVERT = "convert"
     PROVE = "prove"
     PROFILE = "profile"
+    TUNE = "tune"
     CHOOSE = "choose"
     DEPLOY = "deploy"
     PREDICT = "predict"

@@ -11,6 +11,7 @@ from modelyard.domain.configuration import Batching, Configuration, Slo
 from modelyard.domain.errors import InvalidInput, ModelyardError
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.services import Replica, Service, ServiceState, Serving
+from modelyard.domain.study import Aim, Knob, Point, Study
 from modelyard.domain.tensors import Tensor
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Protocol, Scenario, Workload
@@ -27,6 +28,9 @@ class DeployRequest:
     Further versions of the model in the same replicas, by reference: `canary` gives each its share (0 to 1) of the
     requests that name no version; `shadow` gets copies of them, and its answers are only compared; `labels` names
     versions, the deployed one included.
+
+    `from_study` (an id): the configuration that this study of the version found best takes the place of the last
+    published choice; with `trial` the one of that trial.
     """
 
     name: str | None = None
@@ -46,6 +50,12 @@ class DeployRequest:
     canary: Mapping[str, float] = field(default_factory=dict)
     shadow: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    from_study: str | None = None
+    trial: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.trial is not None and self.from_study is None:
+            raise InvalidInput(f"trial {self.trial} is one of a study", hint="name the study: --from-study ID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,52 @@ class PublishRequest:
     http_port: int = 0
     grpc_port: int = 0
     html: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TuneRequest:
+    """What a study looks for, where, and how thoroughly each trial is measured.
+
+    `aim` None: the cheapest configuration under the version's SLO, else the highest throughput at 16 concurrent.
+    `space` is a space's YAML text, None the space of the version on this node. `options` are the strategy's settings.
+    `budget`: configurations measured at most, confirmations not counted. A trial is `blocks` blocks of `requests`
+    requests or `duration_s` seconds each.
+
+    An unfinished study with the same settings is gone on with, unless `again`. `resume` names the one to go on with;
+    it keeps the settings that it was begun with.
+    """
+
+    aim: Aim | None = None
+    space: str | None = None
+    strategy: str = "simulate-verify"
+    options: Mapping[str, Knob] = field(default_factory=dict)
+    budget: int = 6
+    seed: int = 0
+    blocks: int = 5
+    requests: int = 1000
+    duration_s: float = 10.0
+    again: bool = False
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.budget, self.blocks, self.requests) < 1 or not 0 < self.duration_s < inf:
+            raise InvalidInput("a study needs a budget, blocks and requests of at least 1 and a positive duration")
+        if self.again and self.resume:
+            raise InvalidInput("a study is begun again or resumed, not both", hint="leave out one of the two")
+
+
+@dataclass(frozen=True, slots=True)
+class TunePlan:
+    """What `tune` would do now: the study that it would begin (its id is empty) or go on with.
+
+    `size`: configurations in the space, None where it cannot be counted. `first` would be measured next, because of
+    `reason`; None where nothing more would be.
+    """
+
+    study: Study
+    size: int | None
+    first: Point | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,19 @@ from modelyard.domain.configuration import Slo
 from modelyard.domain.errors import ModelyardError, NotFound
 from modelyard.domain.measurement import Measurement, Validity, Verdict
 from modelyard.domain.services import Endpoint, Replica, ReplicaState, Service, ServiceState
+from modelyard.domain.study import (
+    Aim,
+    Answer,
+    Knob,
+    Point,
+    Prediction,
+    Ranked,
+    Result,
+    Study,
+    Trial,
+    TrialState,
+)
+from modelyard.domain.study import Standing as Rank
 from modelyard.domain.tensors import Tensor
 from modelyard.domain.versions import AliasEvent, Definition, Description, ModelRef, SourceSpec, Version
 from modelyard.hub.values import Freed, Lineage, ModelSummary, Page, Registration, VersionQuery
@@ -40,6 +53,8 @@ from modelyard.workflow.values import (
     PublishRequest,
     ServiceStatus,
     Sweep,
+    TunePlan,
+    TuneRequest,
     VersionDiff,
 )
 from tests.builders import SIGNATURE, artifact, configuration, measurement
@@ -153,6 +168,48 @@ PUBLICATION = Publication(
 )
 
 
+def tried(
+    number: int, knobs: Mapping[str, Knob], cost: float, *, p99: float, expected: float, confirms: int | None = None
+) -> Trial:
+    """A measured trial of the aim `min cost under p99 <= 20 ms`; `expected` is the cost that was predicted."""
+    values, p99_ms = Interval(cost, cost * 0.95, cost * 1.05), Interval(p99, p99 * 0.9, p99 * 1.1)
+    result = Result((math.log(cost),), (0.02,), (values,), p99_ms, p99 * 1.1 <= 20, "valid", ("best",))
+    prediction = Prediction((math.log(expected),), 200.0, 2.0, 1.8, 3.0, p99, 0.5, feasible=True, spread=0.1)
+    point = Point.of(knobs)
+    return Trial(number, point, TrialState.MEASURED, "random", result, prediction, seconds=12.5, confirms=confirms)
+
+
+STUDY = Study(
+    id="std-0123456789abcdef0123",
+    model="digits",
+    version=1,
+    aim=Aim.parse("min cost under p99 <= 20 ms at 200 rps"),
+    workload=Workload(Arrival.POISSON, rate_rps=200),
+    space="knobs:\n  threads: [1, 2]\n",
+    strategy="random",
+    options={"initial": 8},
+    budget=3,
+    seed=0,
+    fingerprint="f" * 12,
+    default=Point.of({"threads": 1, "max_batch": 1}),
+    trials=(
+        tried(1, {"threads": 1, "max_batch": 1}, 1.6, p99=9.0, expected=1.5),
+        tried(2, {"threads": 2, "max_batch": 8}, 0.8, p99=12.0, expected=0.9),
+        Trial(3, Point.of({"threads": 2, "max_batch": 64}), TrialState.FAILED, "random", detail="out of [memory]"),
+        tried(4, {"threads": 2, "max_batch": 8}, 0.83, p99=12.5, expected=0.9, confirms=2),
+    ),
+    answer=Answer(
+        best=2,
+        ranking=(Ranked(2, Rank.BEST, 0.97), Ranked(1, Rank.DOMINATED, 0.99)),
+        stopped="the budget of 3 is spent",
+        binding="p99 of larger batches",
+        prediction_error={"cost": 0.07, "p99": 0.2},
+    ),
+    created_at="2026-11-22T06:00:00+00:00",
+)
+PLAN = TunePlan(replace(STUDY, id="", trials=(), answer=None), 48, STUDY.default, "the default comes first")
+
+
 class FakeVersions:
     def __init__(self, calls: list[tuple[str, Any]]) -> None:
         self._calls = calls
@@ -238,6 +295,7 @@ class FakeYard:
         self.closed = False
         self.fail = fail
         self.publication = publication
+        self.found = STUDY
         self.conversions: Sequence[Conversion] = CONVERSIONS
         self.sweep = Sweep((CHOSEN,))
         self.findings = [
@@ -275,6 +333,26 @@ class FakeYard:
     def deploy(self, ref: str, request: DeployRequest, *, listener: Any) -> Service:
         self._asked("deploy", (ref, request))
         return SERVICE
+
+    def tune(self, ref: str, request: TuneRequest, *, listener: Any) -> Study:
+        listener(Progress(Step.TUNE, "trial 1 of 3", 0.33))
+        self._asked("tune", (ref, request))
+        return self.found
+
+    def plan_tune(self, ref: str, request: TuneRequest) -> TunePlan:
+        self._asked("plan_tune", (ref, request))
+        return PLAN
+
+    def studies(self, ref: str) -> list[Study]:
+        return [replace(self.found, id="std-ffff", answer=None), self.found]
+
+    def study(self, name: str) -> Study:
+        self._asked("study", name)
+        return self.found
+
+    def report_study(self, name: str, path: Path) -> Path:
+        self._asked("report_study", (name, path))
+        return path
 
     def services(self) -> list[ServiceStatus]:
         return self.statuses

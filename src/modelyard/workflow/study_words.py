@@ -1,0 +1,145 @@
+"""A study in words: what it found, line by line, the same on the command line and in the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from modelyard.domain.figures import figure
+from modelyard.domain.measurement import Interval
+from modelyard.domain.study import Goal, Objective, Prediction, Standing, Study, Trial
+
+_SHORT_ID: Final = 12
+"""As in tables: every command takes so short a one."""
+_UNITS: Final = {
+    Goal.LATENCY: "ms",
+    Goal.THROUGHPUT: "req/s",
+    Goal.RATE: "req/s",
+    Goal.COST: "per 1M",
+    Goal.MEMORY: "MiB",
+}
+
+
+def title(objective: Objective) -> str:
+    """The objective as a column's title: `p99 ms`, `cost per 1M`."""
+    return f"{objective.statistic or objective.goal} {_UNITS[objective.goal]}".strip()
+
+
+def amount(objective: Objective, value: float | Interval | None) -> str:
+    """A value of the objective in the unit of its title; `-` where there is none."""
+    if isinstance(value, Interval):
+        return str(scaled(objective, value))
+    return "-" if value is None or not math.isfinite(value) else figure(value / _scale(objective))
+
+
+def scaled(objective: Objective, value: Interval | None) -> Interval | None:
+    """The interval in the unit of the objective's title."""
+    if value is None:
+        return None
+    low, high = (None if bound is None else bound / _scale(objective) for bound in (value.low, value.high))
+    return Interval(value.value / _scale(objective), low, high, value.confidence)
+
+
+def _scale(objective: Objective) -> float:
+    return 2.0**20 if objective.goal is Goal.MEMORY else 1.0
+
+
+def predicted(objectives: Sequence[Objective], prediction: Prediction | None) -> list[float | None]:
+    """The value expected of each objective; None where nothing was expected."""
+    if prediction is None:
+        return [None] * len(objectives)
+    values = [o.value(loss) for o, loss in zip(objectives, prediction.losses, strict=True)]
+    return [value if math.isfinite(value) and value > 0 else None for value in values]
+
+
+def measured(objectives: Sequence[Objective], trial: Trial) -> list[Interval | None]:
+    """The value measured of each objective; None where the trial has none."""
+    return list(trial.result.values) if trial.result else [None] * len(objectives)
+
+
+def progress(study: Study, trial: Trial) -> str:
+    """A finished trial in one line: `trial 3 of 6: threads=2 ...: cost 0.9 -> 0.83 [0.8, 0.86], valid`."""
+    objectives = study.aim.objectives
+    parts = [
+        f"{title(o)} {amount(o, p)} -> {amount(o, m)}" if p is not None else f"{title(o)} {amount(o, m)}"
+        for o, p, m in zip(
+            objectives, predicted(objectives, trial.prediction), measured(objectives, trial), strict=True
+        )
+    ]
+    what = "confirming" if trial.confirms is not None else f"trial {trial.number} of {study.budget}"
+    return f"{what}: {trial.point}: {', '.join(parts)}; {outcome(trial)}"
+
+
+def outcome(trial: Trial) -> str:
+    """How a trial ended, in a few words."""
+    if trial.result is None:
+        return f"{trial.state}: {trial.detail}" if trial.detail else str(trial.state)
+    if trial.result.feasible or trial.result.p99_ms is None:
+        return trial.result.verdict
+    return f"{trial.result.verdict}, p99 {trial.result.p99_ms} ms"
+
+
+def answer(study: Study) -> list[str]:
+    """What the study found, most important first; one sentence each."""
+    found = study.answer
+    if found is None:
+        return [f"No answer yet: {searched(study)} of {study.budget} trials are done."]
+    lines = [_verdict(study), *_ties(study)]
+    if found.binding and found.best is not None:
+        lines.append(f"What limits it: {found.binding}.")
+    if found.prediction_error:
+        errors = ", ".join(f"{name} {math.expm1(error):.0%}" for name, error in found.prediction_error.items())
+        lines.append(f"The simulation was off by (median): {errors}.")
+    lines.append(f"Why it stopped: {found.stopped}.")
+    return lines
+
+
+def deploy_command(study: Study) -> str | None:
+    """The command that deploys what the study found; None where it found nothing."""
+    if study.answer is None or study.answer.best is None:
+        return None
+    return f"yard deploy {study.model}:{study.version} --from-study {study.id[:_SHORT_ID]}"
+
+
+def _verdict(study: Study) -> str:
+    found = study.answer
+    assert found is not None  # noqa: S101  (the caller's branch)
+    if found.best is None:
+        return f"Nothing that was measured holds the aim {study.aim}: {found.binding or 'no trial was feasible'}."
+    best = next(t for t in study.trials if t.number == found.best)
+    if study.aim.pareto:
+        numbers = [r.trial for r in found.ranking if r.standing in (Standing.BEST, Standing.BETTER)]
+        return f"{len(numbers)} configurations are better than every other in something; trial {best.number} is first."
+    if found.default_as_good:
+        return f"The default is as good as anything that was measured: {study.default}. Keep it."
+    (objective,), (value,) = study.aim.objectives, measured(study.aim.objectives, best)
+    found = f"{title(objective)} {amount(objective, value)}"
+    return f"The best is trial {best.number}: {best.point}, with {found}{_gain(study, best)}."
+
+
+def _gain(study: Study, best: Trial) -> str:
+    """Against the last feasible measurement of the default: a confirmation is later than what it confirms."""
+    (objective,) = study.aim.objectives
+    of_default = [t for t in study.trials if t.point == study.default and t.result and t.feasible]
+    if best.point == study.default:
+        return ", the default"
+    if not of_default or best.result is None:
+        return "; the default does not hold the aim" if any(t.point == study.default for t in study.trials) else ""
+    mine, theirs = best.result.values[0].value, of_default[-1].result.values[0].value  # type: ignore[union-attr]
+    if min(mine, theirs) <= 0:
+        return ""
+    return f"; the default has {amount(objective, theirs)}, {figure(theirs / mine)} times as much"
+
+
+def _ties(study: Study) -> list[str]:
+    found = study.answer
+    tied = [str(r.trial) for r in found.ranking if r.standing is Standing.TIED] if found else []
+    if not tied:
+        return []
+    return [f"Not to be told from it: trial{'s' if len(tied) > 1 else ''} {', '.join(tied)}."]
+
+
+def searched(study: Study) -> int:
+    """Trials of the search so far, confirmations not counted."""
+    return sum(t.confirms is None for t in study.trials)
