@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from modelyard.dispatch import AppliedLimits
 from modelyard.domain.artifacts import Artifact, Conversion, Target

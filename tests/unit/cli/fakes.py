@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from modelyard.domain.artifacts import (
 )
 from modelyard.domain.configuration import Slo
 from modelyard.domain.errors import ModelyardError, NotFound
-from modelyard.domain.measurement import Measurement, Validity, Verdict
+from modelyard.domain.measurement import Interval, Measurement, Validity, Verdict
 from modelyard.domain.services import Endpoint, Replica, ReplicaState, Service, ServiceState
 from modelyard.domain.study import (
     Aim,
@@ -42,6 +43,7 @@ from modelyard.domain.study import (
 from modelyard.domain.study import Standing as Rank
 from modelyard.domain.tensors import Tensor
 from modelyard.domain.versions import AliasEvent, Definition, Description, ModelRef, SourceSpec, Version
+from modelyard.domain.workload import Arrival, Workload
 from modelyard.hub.values import Freed, Lineage, ModelSummary, Page, Registration, VersionQuery
 from modelyard.workflow.progress import Progress, Step
 from modelyard.workflow.values import (
