@@ -1,9 +1,10 @@
 """How many separate slow spells a tail percentile rests on: what its samples are worth near saturation.
 
 Queueing makes slow requests come in bursts: one long queue delays hundreds of requests in a row, so that the fifty
-slowest of 5000 may be one event and not fifty. A burst begins with a request slower than p90 and ends with one no
-slower than the median; single slow requests are smoothed away first (a mean over four in a row), for among several
-servers they come from the request itself and not from the queue.
+slowest of 5000 may be one event and not fifty. A burst begins with a request slower than p75 and ends with one no
+slower than p25; single slow requests are smoothed away first (a mean over four in a row), for among several servers
+they come from the request itself and not from the queue. The levels are that low because the largest bursts decide p99:
+a rule on them would take runs without large ones, whose p99 is too low, for the good ones.
 
 The threshold of the verdict and the variance were checked against queues of known truth, see docs/uncertainty.md.
 """
@@ -18,8 +19,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-SLOW: Final = 0.9
-"""The level, as a share of the requests, above which one is slow."""
+TAIL_BEGINS: Final = 0.9
+"""The percentile from which the slope of a tail is taken."""
+_CALM: Final = 0.25
+_SLOW: Final = 0.75
 _TAIL: Final = 0.99
 _SMOOTHED: Final = 4
 _SIZE_VARIANCE: Final = 2.0
@@ -29,7 +32,7 @@ _NORMAL_95: Final = 1.96
 
 @dataclass(frozen=True, slots=True)
 class Bursts:
-    """Separate bursts over all blocks: `slow` rose above p90, `tail` above p99. Both 0 where nothing is slower."""
+    """Separate bursts over all blocks: `slow` rose above p75, `tail` above p99. Both 0 where nothing is slower."""
 
     slow: int
     tail: int
@@ -43,7 +46,7 @@ class Bursts:
     def count(cls, latencies: Sequence[NDArray[np.float64]]) -> Bursts:
         """Count those of blocks; latencies in the order of the schedule, in any unit."""
         smooth = [_smoothed(block) for block in latencies]
-        calm, slow, tail = np.quantile(np.concatenate(smooth), (0.5, SLOW, _TAIL), method="inverted_cdf")
+        calm, slow, tail = np.quantile(np.concatenate(smooth), (_CALM, _SLOW, _TAIL), method="inverted_cdf")
         return cls(
             slow=sum(_spells(block, slow, calm) for block in smooth),
             tail=sum(_spells(block, tail, calm) for block in smooth),
@@ -56,14 +59,14 @@ class Bursts:
         `log_tail` is ln(percentile / p90). Bursts above the percentile are a Poisson count, their sizes geometric, so
         the number of slower requests has the relative variance 2 / bursts (a compound Poisson sum); on an exponential
         tail an error of that number moves the percentile by the tail's slope on the logarithm. Their number is taken
-        from the bursts above p90, which are ten times as many as those above p99: large bursts that happened not to
-        come lower the percentile, its spread over blocks and their own count alike.
+        from the bursts above p75, of which there are as many more as the requests above it are: large bursts that
+        happened not to come lower the percentile, its spread over blocks and their own count alike.
         """
-        if self.slow == 0 or share <= SLOW:
+        if self.slow == 0 or share <= TAIL_BEGINS:
             return 0.0
-        rarer = (1 - share) / (1 - SLOW)
-        slope = log_tail / -math.log(rarer)
-        return _NORMAL_95 * slope * math.sqrt(_SIZE_VARIANCE / (self.slow * rarer))
+        slope = log_tail / math.log((1 - TAIL_BEGINS) / (1 - share))
+        above = self.slow * (1 - share) / (1 - _SLOW)
+        return _NORMAL_95 * slope * math.sqrt(_SIZE_VARIANCE / above)
 
 
 def _smoothed(latencies: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.domain.measurement import Interval
-from modelyard.profile.bursts import SLOW, Bursts
+from modelyard.profile.bursts import TAIL_BEGINS, Bursts
 from modelyard.profile.samples import Samples
 
 REQUESTS_FOR_P99: Final = 459
@@ -123,8 +123,8 @@ def latency_interval(blocks: Sequence[Samples], share: float, timeout_s: float) 
     without = [percentile(np.concatenate([*per_block[:k], *per_block[k + 1 :]]), share) for k in range(len(blocks))]
     half = max(half_width(logs), _jackknife_half_width(_logs(without)))
     tail = 0.0
-    if share > SLOW:
-        log_tail = math.log(centre / max(percentile(together, SLOW), 1e-9))
+    if share > TAIL_BEGINS:
+        log_tail = math.log(centre / max(percentile(together, TAIL_BEGINS), 1e-9))
         tail = Bursts.count(per_block).tail_half_width(log_tail, share)
     return Interval(centre, centre * math.exp(-half), centre * math.exp(max(half, tail)))
 

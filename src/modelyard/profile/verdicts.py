@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from modelyard.domain.measurement import ClientHealth, Validity, Verdict
 from modelyard.profile.bursts import Bursts
 from modelyard.profile.statistics import REQUESTS_FOR_P99, BlockSummary, half_width
+
+CLIENT_SATURATED: Final = "client saturated"
+"""How each reason begins that says that the load client, and not the service, was the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Rules:
     max_little_error: float = 0.05
     full_blocks: int = 5
     full_requests: int = 1000
-    min_bursts_per_block: float = 7.0
+    min_bursts_per_block: float = 16.0
     min_tail_bursts: int = 3
     canary_tolerance: float = 1.25
     max_retakes: int = 3
@@ -84,14 +88,16 @@ def client_faults(client: ClientHealth, p50_ms: float, rules: Rules) -> list[str
     """Reasons to say that the load client itself was the bottleneck."""
     faults = []
     if client.send_lag_p99_ms >= max(rules.max_send_lag_ms, rules.max_send_lag_of_p50 * p50_ms):
-        faults.append(f"client saturated: requests went out late (p99 lag {client.send_lag_p99_ms:.2f} ms)")
+        faults.append(f"{CLIENT_SATURATED}: requests went out late (p99 lag {client.send_lag_p99_ms:.2f} ms)")
     if client.scheduled_rps:
         error = client.offered_rps / client.scheduled_rps - 1
         if abs(error) > rules.max_rate_error:
             offered = f"offered {client.offered_rps:.5g} of {client.scheduled_rps:.5g} requests/s ({error:+.1%})"
-            faults.append(f"client saturated: {offered}")
+            faults.append(f"{CLIENT_SATURATED}: {offered}")
     elif client.cpu_cores >= rules.max_client_cores:
-        faults.append(f"client saturated: it used {client.cpu_cores:.2f} of one core; the throughput is a lower bound")
+        faults.append(
+            f"{CLIENT_SATURATED}: it used {client.cpu_cores:.2f} of one core; the throughput is a lower bound"
+        )
     return faults
 
 
@@ -106,7 +112,7 @@ def little_faults(blocks: Sequence[BlockSummary], concurrency: int, rules: Rules
     held = float(np.mean(checked))
     if abs(held / concurrency - 1) <= rules.max_little_error:
         return []
-    return [f"client saturated: by Little's law {held:.3g} of {concurrency} requests were in flight"]
+    return [f"{CLIENT_SATURATED}: by Little's law {held:.3g} of {concurrency} requests were in flight"]
 
 
 def saturation_signs(blocks: Sequence[BlockSummary], rules: Rules, *, stationary: bool = True) -> list[str]:

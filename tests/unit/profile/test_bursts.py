@@ -36,9 +36,9 @@ def held_and_valid(queue, utilisation, requests, runs):
     return np.array(held), np.array(valid)
 
 
-def test_a_burst_ends_with_a_return_to_the_median():
+def test_a_burst_ends_with_a_return_to_the_first_quarter():
     calm, slow = [1.0] * 20, [9.0] * 10
-    middling = [1.5] * 6  # slower than the median: the burst goes on
+    middling = [1.5] * 6  # slower than p25: the burst goes on
     found = Bursts.count([np.array([*calm * 8, *slow, *middling, *slow, *calm, *slow, *calm])])
     assert found.slow == 2
     assert found.blocks == 1
@@ -62,7 +62,7 @@ def test_where_nothing_is_slower_there_are_no_bursts_and_no_fault():
 def test_the_half_width_is_that_of_a_compound_poisson_sum_on_an_exponential_tail():
     found = Bursts(slow=100, tail=10, blocks=5)
     slope = 1.0  # p99 = 10 * p90: each factor of ten in rarity is a factor of ten in latency
-    assert found.tail_half_width(np.log(10.0), 0.99) == pytest.approx(1.96 * slope * np.sqrt(2 / 10), rel=1e-6)
+    assert found.tail_half_width(np.log(10.0), 0.99) == pytest.approx(1.96 * slope * np.sqrt(2 / 4), rel=1e-6)
     assert found.tail_half_width(np.log(10.0), 0.5) == 0.0
 
 
