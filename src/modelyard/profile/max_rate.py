@@ -1,0 +1,325 @@
+"""The highest rate at which a service meets a latency SLO: capacity, probes, a monotone fit, then confirmation.
+
+A pure search: it is given a `measure` and decides what to measure next. Probing finds a candidate; what counts is the
+confirmation with fresh seeds, whose upper 95 % bound must meet the SLO. Choosing the best of several noisy probes
+without one is wrong by more than 10 % in over 40 % of searches (simulated, see docs/max-rate.md).
+
+Between probes 1/p99 is interpolated linearly in the rate: exact for M/M/1, and zero at the capacity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from modelyard.domain.errors import InvalidInput
+from modelyard.domain.figures import figure
+from modelyard.domain.measurement import Interval, Measurement, Validity
+from modelyard.profile.monotone import crossing_of
+from modelyard.profile.verdicts import CLIENT_SATURATED
+
+
+class Purpose(StrEnum):
+    """What a measurement of the search is for."""
+
+    CAPACITY = "capacity"
+    PROBE = "probe"
+    CONFIRM = "confirm"
+
+
+class Stop(StrEnum):
+    """Why the search ended."""
+
+    CONFIRMED = "confirmed"
+    CAPACITY = "limited by the capacity"
+    CLIENT = "limited by the client"
+    TOO_SLOW = "too slow at any rate"
+    FAILING = "failing"
+    UNCONFIRMED = "not confirmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to measure. `rate_rps` is None for the capacity (a closed loop). `requests`: of each block."""
+
+    purpose: Purpose
+    rate_rps: float | None
+    seed: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one measurement said. `p99_ms` is None where there were too few requests for one.
+
+    `invalid`: why it cannot be believed, or empty. `requests_wanted`: how long blocks should be for a p99 to be
+    believed at this load; 0 where they were long enough. `measurement`: its id.
+    """
+
+    p99_ms: Interval | None
+    throughput_rps: float
+    error_fraction: float = 0.0
+    saturated: bool = False
+    invalid: str = ""
+    requests_wanted: int = 0
+    measurement: str = ""
+
+    @classmethod
+    def of(cls, m: Measurement) -> Evidence:
+        """The evidence in a measurement."""
+        invalid = m.verdict.validity is Validity.INVALID
+        return cls(
+            p99_ms=m.indicators.p99_ms,
+            throughput_rps=m.indicators.throughput_rps.value,
+            error_fraction=m.indicators.error_fraction,
+            saturated=m.verdict.saturated,
+            invalid=m.verdict.reasons[0] if invalid and m.verdict.reasons else "",
+            requests_wanted=m.verdict.requests_wanted,
+            measurement=m.id,
+        )
+
+    @property
+    def client_limited(self) -> bool:
+        return self.invalid.startswith(CLIENT_SATURATED)
+
+    def meets(self, slo_p99_ms: float) -> bool:
+        """Whether the upper bound of p99 is within the SLO, on blocks long enough, with fewer than 1 % errors."""
+        held = self.p99_ms is not None and self.p99_ms.high is not None and self.p99_ms.high <= slo_p99_ms
+        return held and not (self.invalid or self.saturated or self.requests_wanted) and self.error_fraction < 0.01
+
+    def misses(self, slo_p99_ms: float) -> bool:
+        """Whether it is shown that the SLO is not met: by the lower bound of p99, saturation or errors."""
+        if self.invalid:
+            return False
+        slow = self.p99_ms is not None and self.p99_ms.low is not None and self.p99_ms.low > slo_p99_ms
+        return slow or self.saturated or self.error_fraction >= 0.01
+
+
+Measure = Callable[[Load], Evidence]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a search may measure. Rates are shares of the capacity.
+
+    Blocks of probes have `requests`; those of confirmations as many more as come in `confirm_block_s`, or as a verdict
+    asks for, up to `most_requests`.
+    """
+
+    shares: tuple[float, ...] = (0.5, 0.7, 0.85)
+    lower_shares: tuple[float, ...] = (0.25, 0.1, 0.03)
+    step: float = 0.05
+    confirmations: int = 8
+    requests: int = 1000
+    confirm_block_s: float = 10.0
+    most_requests: int = 20_000
+    measurements: int = 24
+
+    def __post_init__(self) -> None:
+        if not (0 < self.step < 1 and min(self.confirmations, self.requests, self.measurements) >= 1):
+            raise InvalidInput("a search needs a step between 0 and 1, and at least one confirmation and request")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One measurement of a search, in the order they were made."""
+
+    load: Load
+    evidence: Evidence
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MaxRate:
+    """The answer. `rate_rps` is the confirmed rate, or None; `p99_ms` what the confirmation measured there.
+
+    `feasible_max_rps`: the highest rate any probe met the SLO at; `infeasible_min_rps`: the lowest at which one was
+    shown to miss it. `capacity_rps`: throughput of the closed loop.
+    """
+
+    slo_p99_ms: float
+    rate_rps: float | None
+    p99_ms: Interval | None
+    capacity_rps: float
+    stop: Stop
+    reason: str
+    probes: tuple[Probe, ...]
+
+    @property
+    def feasible_max_rps(self) -> float | None:
+        return max((p.load.rate_rps for p in self.probes if p.met and p.load.rate_rps is not None), default=None)
+
+    @property
+    def infeasible_min_rps(self) -> float | None:
+        missed = (p.load.rate_rps for p in self.probes if p.evidence.misses(self.slo_p99_ms))
+        return min((rate for rate in missed if rate is not None), default=None)
+
+
+def search(slo_p99_ms: float, measure: Measure, *, seed: int = 0, limits: Limits | None = None) -> MaxRate:
+    """Find the highest rate whose p99 stays within `slo_p99_ms`. Errors of `measure` are not caught.
+
+    The same answers give the same search: seeds derive from `seed` and are other ones for every confirmation.
+    """
+    if slo_p99_ms <= 0:
+        raise InvalidInput(f"an SLO of {slo_p99_ms:g} ms cannot be met", hint="write e.g. p99 <= 20 ms")
+    return _Search(slo_p99_ms, measure, seed, limits or Limits()).run()
+
+
+@dataclass
+class _Search:
+    slo_ms: float
+    measure: Measure
+    seed: int
+    limits: Limits
+    probes: list[Probe] = field(default_factory=list)
+
+    def run(self) -> MaxRate:
+        capacity = self._take(Load(Purpose.CAPACITY, None, self.seed, self.limits.requests)).evidence
+        if capacity.throughput_rps <= 0:
+            return self._answer(Stop.FAILING, f"no request succeeded: {capacity.invalid or 'see the measurement'}")
+        self._probe()
+        if not any(p.met for p in self._open) and (answer := self._hopeless()):
+            return answer
+        return self._confirm(self._candidate())
+
+    @property
+    def _open(self) -> list[Probe]:
+        return [p for p in self.probes if p.load.purpose is not Purpose.CAPACITY]
+
+    @property
+    def _capacity_rps(self) -> float:
+        return self.probes[0].evidence.throughput_rps
+
+    @property
+    def _left(self) -> int:
+        return self.limits.measurements - len(self.probes)
+
+    def _take(self, load: Load) -> Probe:
+        evidence = self.measure(load)
+        met = load.rate_rps is not None and evidence.meets(self.slo_ms)
+        self.probes.append(Probe(load, evidence, met))
+        return self.probes[-1]
+
+    def _probe(self) -> None:
+        """At the planned shares of the capacity upwards until one misses; downwards where the first does."""
+        for share in self.limits.shares:
+            probe = self._take(Load(Purpose.PROBE, share * self._capacity_rps, self.seed, self.limits.requests))
+            if probe.evidence.invalid or probe.evidence.misses(self.slo_ms):
+                break
+        for share in self.limits.lower_shares:
+            if any(p.met for p in self._open) or not self._undecided_or_missed_first():
+                return
+            self._take(Load(Purpose.PROBE, share * self._capacity_rps, self.seed, self.limits.requests))
+
+    def _undecided_or_missed_first(self) -> bool:
+        first = min(self._open, key=lambda p: p.load.rate_rps or 0.0).evidence
+        return (
+            bool(first.invalid) or first.p99_ms is None or first.misses(self.slo_ms) or first.p99_ms.value > self.slo_ms
+        )
+
+    def _hopeless(self) -> MaxRate | None:
+        """The answer where even the lowest rate says that no rate can do."""
+        lowest = min(self._open, key=lambda p: p.load.rate_rps or 0.0)
+        evidence, rate = lowest.evidence, figure(lowest.load.rate_rps or 0.0)
+        if evidence.client_limited:
+            return self._answer(Stop.CLIENT, f"even {rate} requests/s could not be offered: {evidence.invalid}")
+        if evidence.invalid:
+            return self._answer(Stop.UNCONFIRMED, f"the probe at {rate} requests/s is invalid: {evidence.invalid}")
+        if evidence.error_fraction >= 0.01:
+            return self._answer(
+                Stop.FAILING, f"{evidence.error_fraction:.1%} of the requests fail at {rate} requests/s"
+            )
+        if evidence.misses(self.slo_ms):
+            told = f"at {rate} requests/s, {lowest.load.rate_rps / self._capacity_rps:.0%} of the capacity"  # type: ignore[operator]
+            return self._answer(Stop.TOO_SLOW, f"p99 is {evidence.p99_ms} ms already {told}")
+        return None
+
+    def _candidate(self) -> float:
+        """Where the fit crosses the SLO, below the capacity."""
+        points = [(p.load.rate_rps or 0.0, self._speed(p)) for p in self._open if not p.evidence.invalid]
+        crossing = crossing_of(points, 1 / self.slo_ms, self._capacity_rps)
+        return min(crossing, 0.95 * self._capacity_rps)
+
+    def _speed(self, probe: Probe) -> float:
+        """1 / p99, half way to its upper bound as confirmations are longer; 0 where the service did not keep up."""
+        p99 = probe.evidence.p99_ms
+        if probe.evidence.saturated or p99 is None:
+            return 0.0
+        return 1 / max(math.sqrt(p99.value * (p99.high or p99.value)), 1e-9)
+
+    def _confirm(self, candidate: float) -> MaxRate:
+        """Confirm, stepping down until a rate holds, or up while the fit promises more and nothing failed there."""
+        rate, best, failed_at = candidate, None, math.inf
+        for number in range(self.limits.confirmations):
+            if self._left < 1:
+                break
+            probe = self._long_enough(rate, self.seed + 1 + number)
+            if probe.met:
+                best = probe
+                rate *= 1 + self.limits.step
+                if rate >= failed_at * 0.999 or rate > self._candidate():
+                    break
+            else:
+                failed_at = rate
+                if best is not None:
+                    break
+                rate *= 1 - self.limits.step
+        return self._confirmed(best) if best else self._unconfirmed(failed_at)
+
+    def _long_enough(self, rate: float, seed: int) -> Probe:
+        """A confirmation with blocks as long as its own verdict asks for, unless it shows a miss before that."""
+        load = Load(Purpose.CONFIRM, rate, seed, self._requests_near(rate))
+        probe = self._take(load)
+        while self._left and probe.evidence.requests_wanted and not probe.evidence.misses(self.slo_ms):
+            wanted = min(probe.evidence.requests_wanted, self.limits.most_requests)
+            if wanted <= load.requests or self._surely_over(probe.evidence):
+                break
+            load = replace(load, requests=wanted)
+            probe = self._take(load)
+        return probe
+
+    def _requests_near(self, rate: float) -> int:
+        """As many as come in the time of a confirmation's block; at least those that a lower rate wanted."""
+        below = [p for p in self._open if (p.load.rate_rps or 0.0) <= rate * 1.001]
+        wanted = [max(p.evidence.requests_wanted, p.load.requests) for p in below if not p.evidence.saturated]
+        planned = max(self.limits.requests, int(rate * self.limits.confirm_block_s))
+        return min(max([*wanted, planned]), self.limits.most_requests)
+
+    def _surely_over(self, evidence: Evidence) -> bool:
+        """Short blocks see a p99 that is too low: where it is beyond the SLO already, longer ones only cost time."""
+        return evidence.p99_ms is not None and evidence.p99_ms.value > self.slo_ms
+
+    def _confirmed(self, best: Probe) -> MaxRate:
+        rate, p99 = best.load.rate_rps or 0.0, best.evidence.p99_ms
+        last = self.probes[-1]
+        stop, why = Stop.CONFIRMED, ""
+        if last.evidence.client_limited:
+            stop, why = Stop.CLIENT, "; more could not be offered: " + last.evidence.invalid
+        elif rate >= 0.94 * self._capacity_rps:
+            stop, why = Stop.CAPACITY, f"; the closed loop reaches {figure(self._capacity_rps)} requests/s"
+        told = f"{figure(rate)} requests/s with fresh seeds: p99 {p99} ms, upper bound within {self.slo_ms:g} ms{why}"
+        return self._answer(stop, told, best)
+
+    def _unconfirmed(self, failed_at: float) -> MaxRate:
+        last = self.probes[-1].evidence
+        if last.client_limited:
+            return self._answer(Stop.CLIENT, last.invalid)
+        tried = (
+            f"no rate down to {figure(failed_at)} requests/s met it" if failed_at < math.inf else "nothing was tried"
+        )
+        if last.p99_ms is not None:
+            tried += f"; the last p99 was {last.p99_ms} ms"
+        return self._answer(Stop.UNCONFIRMED, tried + f" ({last.invalid})" * bool(last.invalid))
+
+    def _answer(self, stop: Stop, reason: str, best: Probe | None = None) -> MaxRate:
+        return MaxRate(
+            slo_p99_ms=self.slo_ms,
+            rate_rps=best.load.rate_rps if best else None,
+            p99_ms=best.evidence.p99_ms if best else None,
+            capacity_rps=self._capacity_rps,
+            stop=stop,
+            reason=reason,
+            probes=tuple(self.probes),
+        )
