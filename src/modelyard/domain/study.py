@@ -250,7 +250,8 @@ class TrialState(StrEnum):
 class Trial:
     """One tried point. `reason`: why the strategy proposed it; `detail`: what went wrong, where something did.
 
-    `confirms`: the number of the search trial whose point this one measured again with fresh seeds.
+    Trials count from 1. `confirms`: the number of the search trial whose point this one measured again with fresh
+    seeds; 0 for a default that the search had not tried. None: a trial of the search, which counts for the budget.
     """
 
     number: int
@@ -269,7 +270,11 @@ class Trial:
 
 
 class Standing(StrEnum):
-    """A measured point against the winner, or against the Pareto set."""
+    """A measured point against the winner (one objective), or as a member of the Pareto set (several).
+
+    `better`: not below the winner's, but shown to be better than it (a point that was not confirmed); with several
+    objectives: shown to be dominated by no other. `tied`: neither is shown.
+    """
 
     BEST = "best"
     BETTER = "better"
@@ -280,7 +285,12 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A trial's standing; `confidence` that it is what `standing` says, from the standard errors of both sides."""
+    """A trial's standing, and the confidence in it from the standard errors of both sides.
+
+    `best`: the probability that it is the best of all that are feasible (several objectives: that none dominates it).
+    `better`, `dominated`: the probability of that. `tied`: the two-sided p-value of its difference from the winner
+    (several objectives: the probability that none dominates it). `infeasible`: that its p99 is over the SLO.
+    """
 
     trial: int
     standing: Standing
@@ -290,6 +300,9 @@ class Ranked:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a study found: the winning trial's number (None: nothing feasible), why it stopped, who is as good.
+
+    `best` is a trial of the confirmation; with several objectives the one with the least product of them. `ranking` has
+    one trial per point, its confirmation where there is one, the best first.
 
     `default_as_good`: the default configuration is tied with the winner (then it is the one to keep). `binding`: the
     constraint that kept better configurations out, in words. `prediction_error`: median |log(measured / predicted)|

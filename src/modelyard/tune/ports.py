@@ -1,16 +1,34 @@
-"""What a search strategy is: a function from what was tried so far to what to try next."""
+"""What a search is made of: strategies that choose points, and what measures them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from modelyard.domain.study import Aim, Point, Prediction, Trial
+from modelyard.domain.study import Aim, Point, Prediction, Result, Trial, TrialState
 from modelyard.tune.space import Space
 
 Predict: TypeAlias = Callable[[Point], Prediction | None]
 """The simulator's expectation of a point; None where it has none (no batch-latency curve)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt to measure a point ended. `detail`: what went wrong, where something did."""
+
+    state: TrialState
+    result: Result | None = None
+    detail: str = ""
+
+
+Measure: TypeAlias = Callable[[Point], Outcome]
+"""Measures a point for the search. A point that does not start, answer or end in time is an Outcome, no error; so is
+one that is given up in its first seconds. BackendFailed, Unavailable, Unsupported and Rejected make a failed trial; any
+other error ends the search."""
+
+Confirm: TypeAlias = Callable[[Sequence[Point], int], Sequence[Outcome]]
+"""Measures points again in turns, with the seed given: their outcomes in the same order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +70,13 @@ class Strategy(Protocol):
 
     def propose(self, trials: Sequence[Trial], pending: Sequence[Point] = ()) -> Proposal | Stop:
         """The next point: never one that was tried or is pending. `trials` are in order, without confirmations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A strategy by its name. `options`: a frozen dataclass of its settings, whole numbers, numbers or texts with
+    defaults, which raises InvalidInput where they cannot be. `make` gets the search and one of these."""
+
+    name: str
+    options: type
+    make: Callable[[Search, Any], Strategy]
