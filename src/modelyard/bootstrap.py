@@ -31,6 +31,7 @@ from modelyard.runtimes import Runtimes, capture
 from modelyard.workflow import inspecting
 from modelyard.workflow.converting import Converting
 from modelyard.workflow.deploying import Deployer
+from modelyard.workflow.exporting import Exported, Exporting, format_of
 from modelyard.workflow.profiling import Profiling
 from modelyard.workflow.progress import Listener, silent
 from modelyard.workflow.proof import Proof
@@ -89,6 +90,7 @@ class Yard:
             self.hub, self.runtimes, self.deployer, self._rows, profiler, settings.work_dir, traces
         )
         self._reporting = Reporting(self.hub, price)
+        self._exporting = Exporting(self.hub)
         self._publisher = Publisher(
             self.hub,
             self._registering,
@@ -242,6 +244,30 @@ class Yard:
     def report(self, ref: str, path: str | Path) -> Path:
         """Write the HTML report of a version; it opens offline. Raises NotFound."""
         return self._reporting.write(self.hub.versions.get(ModelRef.parse(ref)), Path(path))
+
+    def report_measurements(self, ids: Sequence[str], path: str | Path) -> Path:
+        """Write the HTML report of measurements, by their ids. Raises NotFound, InvalidInput, BackendFailed."""
+        return self._reporting.write_measurements(self._exporting.select(None, ids), Path(path))
+
+    def report_comparison(self, a: str, b: str, path: str | Path) -> Path:
+        """Write the HTML report of two measurements, or two versions' choices, side by side. Raises NotFound."""
+        return self._reporting.write_comparison(a, b, Path(path))
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        ref: str | None = None,
+        measurements: Sequence[str] = (),
+        format: str | None = None,  # noqa: A002  (the word of the command line)
+    ) -> Exported:
+        """Write measurements of a version, or those with the ids, as csv, json or parquet (default: by the suffix).
+
+        Raises NotFound, InvalidInput, BackendFailed; Unsupported for parquet without pyarrow.
+        """
+        path = Path(path)
+        chosen = format_of(path, format)
+        return self._exporting.write(self._exporting.select(ref, measurements), path, chosen)
 
     def doctor(self) -> list[Finding]:
         """Check this installation."""

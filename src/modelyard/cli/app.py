@@ -25,6 +25,7 @@ from modelyard.cli import (
     profiling,
     publishing,
     registration,
+    reporting,
     services,
     tuning,
 )
@@ -53,6 +54,7 @@ PARTS: Final = (
     conversions,
     profiling,
     measurements,
+    reporting,
     tuning,
     deployment,
     services,

@@ -1,8 +1,7 @@
-"""`yard report`, `doctor`, `gc`, `config`, `version`: about the installation and its data."""
+"""`yard doctor`, `gc`, `config`, `version`: about the installation and its data."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,17 +9,6 @@ import typer
 from modelyard.cli.command import command, group
 from modelyard.cli.exits import OK, UNAVAILABLE
 from modelyard.cli.session import Session
-
-
-def report(
-    session: Session,
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Which version: digits, digits:3, digits@production.")],
-    html: Annotated[Path, typer.Option("--html", metavar="FILE", help="Where to write the report.")],
-) -> None:
-    """Write a version's evidence as one HTML file with plots that opens offline."""
-    with session.yard() as yard:
-        path = yard.report(ref, html)
-    session.output.emit("report", {"ref": ref, "path": str(path)}, lambda: str(path))
 
 
 def doctor(session: Session) -> int:
@@ -67,7 +55,6 @@ def version(session: Session) -> None:
 
 
 def add(app: typer.Typer) -> None:
-    command(app, "report")(report)
     command(app, "doctor")(doctor)
     command(app, "gc")(gc)
     config = group("config", "The settings in force.")

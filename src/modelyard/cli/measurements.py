@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -43,9 +44,36 @@ def compare(session: Session, a: Id, b: Id) -> None:
     session.output.emit("comparison", comparison, lambda: tables.comparison(comparison))
 
 
+def export(
+    session: Session,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write; the suffix names the format.")],
+    ref: Annotated[str | None, typer.Argument(metavar="REF", help="All of a version: digits, digits:3.")] = None,
+    measurement: Annotated[
+        list[str] | None, typer.Option("--measurement", metavar="ID", help="One of them; may be repeated.")
+    ] = None,
+    format_: Annotated[
+        Literal["csv", "json", "parquet"] | None,
+        typer.Option("--format", help="csv: a row each; json: everything; parquet: every request."),
+    ] = None,
+) -> None:
+    """Write measurements to a file for other programs: CSV, JSON, or Parquet with the raw samples.
+
+    The columns and the JSON's schema are in docs/reports.md.
+    """
+    with session.yard() as yard:
+        written = yard.export(out, ref=ref, measurements=measurement or (), format=format_)
+    for name, why in written.left_out:
+        session.output.warn(f"{name} is not in the file: {why}")
+    what = "requests" if written.format == "parquet" else "rows"
+    session.output.emit(
+        "exported", written, lambda: f"{written.path}: {written.measurements} measurements, {written.rows:,} {what}"
+    )
+
+
 def add(app: typer.Typer) -> None:
-    measurements = group("measurements", "What was measured: list, show, compare.")
+    measurements = group("measurements", "What was measured: list, show, compare, export.")
     command(measurements, "ls")(ls)
     command(measurements, "show")(show)
     command(measurements, "compare")(compare)
+    command(measurements, "export")(export)
     app.add_typer(measurements)

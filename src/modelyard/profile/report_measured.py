@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelyard.domain.configuration import Batching
+from modelyard.domain.configuration import Batching, Slo
 from modelyard.domain.measurement import Fingerprint, Indicators, Measurement, Validity
 from modelyard.profile.compare import Comparison
 from modelyard.profile.distribution import Distribution
@@ -77,7 +77,7 @@ class MeasurementsData:
     subtitle: str
     measured: Measured
     price: Price = field(default_factory=Price)
-    slo_ms: float | None = None
+    slo: Slo | None = None
     compared: bool = False
     comparison: Comparison | None = None
     why_not: str = ""
@@ -113,7 +113,7 @@ def render_measurements(data: MeasurementsData) -> str:
         marks={m.id: name for m, name in zip(measurements, "AB", strict=False)} if sides else {},
         versions=len({(m.model, m.version) for m in measurements}) > 1,
         missing=data.measured.missing_rows(),
-        plots=_plots(data.measured.shown(), data.slo_ms, side_by_side=bool(sides)),
+        plots=_plots(data.measured.shown(), data.slo.p99_ms if data.slo else None, side_by_side=bool(sides)),
         fingerprints=data.measured.fingerprints,
     )
 
@@ -170,7 +170,7 @@ def side_by_side(a: Measurement, b: Measurement) -> tuple[SideRow, ...]:
 def _facts(m: Measurement) -> list[tuple[str, str]]:
     c, w = m.configuration, m.workload
     return [
-        ("measurement", m.id),
+        ("measurement", m.id[:12]),
         ("version", f"{m.model}:{m.version}"),
         ("artifact", f"{c.target} {c.precision} ({c.artifact[:12]})"),
         ("runtime", f"{c.runtime}, {c.device}"),

@@ -1,18 +1,21 @@
-"""The HTML report of a version, from the evidence in the hub."""
+"""HTML reports from the evidence in the hub: of a version, of measurements, of two of them side by side."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelyard.domain.configuration import Slo
 from modelyard.domain.errors import BackendFailed, NotFound
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.hub import Hub
-from modelyard.profile import Price
+from modelyard.profile import Price, compare
 from modelyard.profile.report import ReportData, render_html
-from modelyard.profile.report_measured import Measured
+from modelyard.profile.report_measured import Measured, MeasurementsData, render_measurements
+from modelyard.workflow.comparing import comparable
+from modelyard.workflow.writing import whole_file
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,58 @@ class Reporting:
         )
         return _write(path, render_html(data))
 
+    def write_measurements(self, measurements: Sequence[Measurement], path: Path) -> Path:
+        """The report of measurements, in their order. Raises BackendFailed."""
+        ids = " ".join(f"--measurement {m.id}" for m in measurements)
+        versions = sorted({f"{m.model}:{m.version}" for m in measurements})
+        count = len(measurements)
+        data = MeasurementsData(
+            title=f"{count} measurement{'s' if count != 1 else ''} of {', '.join(versions) or 'nothing'}",
+            subtitle=_made(measurements),
+            measured=self._measured(tuple(measurements)),
+            price=self.price,
+            slo=self._slo(measurements),
+            commands=(
+                ("write this report again", f"yard report {ids} --html {path.name}"),
+                *_inspection(measurements),
+            ),
+        )
+        return _write(path, render_measurements(data))
+
+    def write_comparison(self, a: str, b: str, path: Path) -> Path:
+        """The report of two measurements, or of what was chosen of two versions, side by side.
+
+        Raises NotFound; InvalidInput for an ambiguous id; BackendFailed.
+        """
+        left, right = comparable(self.hub, a, b)
+        measured = self._measured((left, right))
+        comparison, why_not = None, "; ".join(dict.fromkeys(measured.missing.values()))
+        if not why_not:
+            comparison = compare(left, measured.samples[left.id], right, measured.samples[right.id])
+        data = MeasurementsData(
+            title=f"{a} and {b}",
+            subtitle=f"A is {left.configuration.label} of {left.model}:{left.version}, "
+            f"B is {right.configuration.label} of {right.model}:{right.version}.",
+            measured=measured,
+            price=self.price,
+            slo=self._slo((left, right)),
+            compared=True,
+            comparison=comparison,
+            why_not=why_not,
+            commands=(
+                ("write this report again", f"yard report --compare {a} {b} --html {path.name}"),
+                ("the differences alone", f"yard measurements compare {left.id} {right.id}"),
+                *_inspection((left, right)),
+            ),
+        )
+        return _write(path, render_measurements(data))
+
+    def _slo(self, measurements: Sequence[Measurement]) -> Slo | None:
+        """The target of the measurements' versions, where they have the same one."""
+        refs = {(m.model, m.version) for m in measurements}
+        found = {self.hub.versions.get(ModelRef(model, version=number)).definition.slo for model, number in refs}
+        return found.pop() if len(found) == 1 else None
+
     def _measured(self, measurements: tuple[Measurement, ...]) -> Measured:
         """Measurements with their raw samples; one whose samples are gone or damaged is shown without, and told."""
         samples, missing = {}, {}
@@ -55,6 +110,22 @@ class Reporting:
         return Measured(measurements, samples, missing)
 
 
+def _made(measurements: Sequence[Measurement]) -> str:
+    days = sorted({m.created_at[:10] for m in measurements if m.created_at})
+    return f"Measured on {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else ""
+
+
+def _inspection(measurements: Sequence[Measurement]) -> tuple[tuple[str, str], ...]:
+    """How to look closer, and at every request."""
+    if not measurements:
+        return ()
+    ids = " ".join(f"--measurement {m.id}" for m in measurements)
+    return (
+        ("everything about one", f"yard measurements show {measurements[0].id}"),
+        ("every request", f"yard measurements export {ids} --out samples.parquet"),
+    )
+
+
 def _commands(version: Version) -> tuple[tuple[str, str], ...]:
     return (
         ("measure and choose again", f"yard publish {version.ref}"),
@@ -64,16 +135,6 @@ def _commands(version: Version) -> tuple[tuple[str, str], ...]:
 
 
 def _write(path: Path, html: str) -> Path:
-    """Write the report in one step, so that a full disk leaves no half one. Raises BackendFailed."""
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path, "--html") as part:
         part.write_text(html, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BackendFailed(
-            f"the report cannot be written to {path}", why=str(error), hint="give another --html"
-        ) from error
-    return path
+    return path.absolute()

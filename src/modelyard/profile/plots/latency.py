@@ -26,7 +26,7 @@ def latency_distribution(shown: Sequence[tuple[str, Shown]], slo_ms: float | Non
         return None
     head, height = ax.legend(
         [
-            *(ax.Entry(f"{each.number}  {name}", "line", svg.series(n)) for n, (name, each, _) in enumerate(drawn)),
+            *(ax.Entry(f"{name} ({each.number})", "line", svg.series(n)) for n, (name, each, _) in enumerate(drawn)),
             *((ax.Entry(f"SLO {slo_ms:g} ms", "limit", "wrong"),) if slo_ms else ()),
         ]
     )
@@ -84,7 +84,7 @@ def _caption(drawn: Sequence[Distribution], more: int) -> str:
     failed, of = sum(d.failed for d in drawn), sum(d.requests for d in drawn)
     single = sum(1 for d in drawn if d.band is None)
     return sentence(
-        "Each step up is a further nine, so that p99 and p99.9 can be read.",
+        "Numbers: rows of the table. Each step up is a further nine, so that p99 and p99.9 can be read.",
         "Dotted: too few requests to be sure of that percentile."
         if any(d.sure_to < float(d.shares[-1]) for d in drawn)
         else "",

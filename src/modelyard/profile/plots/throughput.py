@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from modelyard.domain.figures import figure
 from modelyard.domain.measurement import Interval, Validity
 from modelyard.profile.plots import axes as ax
 from modelyard.profile.plots import svg
@@ -64,7 +65,7 @@ def throughput_against_p99(
     body = [_joined(axes, points, colours), *_limit(axes, slo_ms)]
     body += [_drawn(axes, p, colours) for p in points]
     body += _labels(axes, points) if len(points) <= MOST_LABELS else []
-    title = f"Cost against p99 (all at about {rates[0]:.3g} requests/s)" if by_cost else "Throughput against p99"
+    title = f"Cost against p99 (all at about {figure(rates[0])} requests/s)" if by_cost else "Throughput against p99"
     frame = axes.draw("cost per 1M requests" if by_cost else "throughput, requests/s", "p99, ms")
     caption = sentence(
         "Bars: 95 % intervals; one that leaves the frame is longer than can be shown.",

@@ -49,7 +49,7 @@ def memory_and_utilisation(shown: Sequence[Shown]) -> Plot | None:
 
 def _panel(values: Sequence[float | None], rows: bars.Rows, left: float, width: float) -> ax.Axes:
     room = svg.CHARACTER * 6
-    x = linear([value for value in values if value is not None], steps=2)
+    x = linear([value for value in values if value is not None], steps=3)
     return ax.Axes(x, Scale(0, 1, ()), left, 20, width - room, rows.bottom - 20)
 
 
