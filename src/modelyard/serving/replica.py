@@ -56,7 +56,7 @@ class Replica:
     def __init__(self, spec: ReplicaSpec, runtimes: Runtimes, version: str) -> None:
         self.spec = spec
         self._pool = AsidePool(_ASIDE_WORKERS)
-        self._turns = Turns(spec.max_running)
+        self._turns = Turns(spec.max_running, spec.cpu_limit)
         self._steps = StepThreads()
         instances = Instances(runtimes, spec.memory_limit_bytes)
         self.repository = Repository(

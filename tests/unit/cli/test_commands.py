@@ -313,7 +313,7 @@ def test_a_list_of_counts_must_be_one(text: str, yard: Yard) -> None:
 def test_deploy_passes_everything_on(yard: Yard, fake: FakeYard, tmp_path: Path) -> None:
     argv = (
         "--name d --target onnx:fp16 --runtime onnxruntime --threads 2 --replicas 3 --max-batch 8 --max-delay-us 100 "
-        "--memory 1.5GiB --port 8000 --grpc-port 8001 --host 0.0.0.0 --replace --serving serving.yaml "
+        "--memory 1.5GiB --cpus 0.5 --port 8000 --grpc-port 8001 --host 0.0.0.0 --replace --serving serving.yaml "
         "--canary digits:4=0.1 --canary digits@new=.25 --shadow digits:5 --label next=digits:4"
     )
     (tmp_path / "serving.yaml").write_text("model: {cache: 1MiB}")
@@ -328,6 +328,7 @@ def test_deploy_passes_everything_on(yard: Yard, fake: FakeYard, tmp_path: Path)
         replicas=3,
         batching=Batching(8, 100),
         memory_limit_bytes=3 * 2**29,
+        cpu_limit=0.5,
         host="0.0.0.0",
         http_port=8000,
         grpc_port=8001,
@@ -371,6 +372,16 @@ def test_what_is_wrong_in_a_serving_file_is_told_before_anything_starts(
 def test_sizes(text: str, count: int, yard: Yard, fake: FakeYard) -> None:
     assert yard("deploy", "digits", "--memory", text).code == 0
     assert fake.calls[0][1][1].memory_limit_bytes == count
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "half", "5000"])
+def test_no_numbers_of_cores(text: str, yard: Yard, fake: FakeYard) -> None:
+    assert (yard("deploy", "digits", "--cpus", text).code, fake.calls) == (2, [])
+
+
+def test_more_threads_than_the_cap_has_cores_are_warned_of(yard: Yard) -> None:
+    assert "2 threads on 0.5 cores' time" in yard("deploy", "digits", "--cpus", "0.5", "--threads", "2").err
+    assert "cores' time" not in yard("deploy", "digits", "--cpus", "0.5", "--threads", "1").err
 
 
 @pytest.mark.parametrize("text", ["lots", "0", "2 parsecs", "GiB"])

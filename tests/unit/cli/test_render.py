@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from modelyard.cli import evidence, layout, render, service_tables, tables
+from modelyard.dispatch import AppliedLimits, Throttling
 from modelyard.domain.measurement import Interval, Validity, Verdict
 from modelyard.domain.services import (
     ModelSettings,
@@ -237,3 +238,23 @@ def test_a_service_shows_who_gets_what_and_how_its_shadow_compares() -> None:
     assert ["digits:1", "0.9", "180", "1", "2"] in lines
     assert ["digits:4", "0.1", "next", "20", "0", "0"] in lines
     assert ["digits:5", "shadow", "150", "0", "0"] in lines
+
+
+def test_a_service_says_what_holds_its_limits_and_how_often_that_stopped_it() -> None:
+    plain = FakeYard().statuses[0]
+    capped = replace(plain.service.configuration, cpu_limit=0.5, memory_limit_bytes=2**30)
+    counted = AppliedLimits(
+        memory_bytes=2**30,
+        memory_enforcement="polling",
+        cpu_limit=0.5,
+        cpu_enforcement="cgroup-v1",
+        throttling=Throttling(periods=200, throttled=30, stopped_s=0.25),
+    )
+    status = replace(plain, service=replace(plain.service, configuration=capped), limits=(counted, counted))
+    shown = text(service_tables.service(status), 160)
+    assert "1.0 GiB per replica, held by polling" in shown
+    assert "0.5 cores per replica, held by cgroup-v1 at 0.5; stopped in 60 of 400 periods, 0.5 s in all" in shown
+    stopped = text(service_tables.service(replace(status, limits=())), 160)
+    assert [line.split(None, 2)[2].strip() for line in stopped.splitlines() if line.startswith("CPU limit")] == [
+        "0.5 cores per replica"
+    ]

@@ -42,12 +42,12 @@ class CpuLimit(Protocol):
 class CpuQuota:
     """CPU time per period, of a group of its own: the kernel stops the replica until the next period beyond it."""
 
-    def __init__(self, parent: str, name: str, cores: float) -> None:
+    def __init__(self, parent: str, name: str, cores: float, period_us: int = PERIOD_US) -> None:
         """Make the group and write the quota. Raises OSError where that is not allowed."""
         group = Group(parent, name)
         self._group, self.enforcement = group, group.enforcement
         self.group = str(group.path)
-        period_us = max(PERIOD_US, ceil(_LEAST_QUOTA_US / cores))
+        period_us = max(period_us, ceil(_LEAST_QUOTA_US / cores))
         quota_us = round(cores * period_us)
         if group.v2:
             (group.path / "cpu.max").write_text(f"{quota_us} {period_us}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from math import ceil
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -30,14 +31,14 @@ class Turns:
     """Who is next, over all models of a replica. Event-loop thread only.
 
     `max_running` bounds the executions on worker threads at the same time; None: as many as their threads fit the
-    cores that this process may use. An execution on the event loop needs no seat, so that a cheap model is not behind
-    a dear one; it is charged for its time all the same, and where several have work in the same turn of the loop the
-    one with the smallest start tag goes first.
+    cores that this process may use, or `cpu_limit` where that is less. An execution on the event loop needs no seat, so
+    that a cheap model is not behind a dear one; it is charged for its time all the same, and where several have work in
+    the same turn of the loop the one with the smallest start tag goes first.
     """
 
-    def __init__(self, max_running: int | None = None) -> None:
+    def __init__(self, max_running: int | None = None, cpu_limit: float | None = None) -> None:
         self._by_threads = max_running is None
-        self.share = FairShare(max_running if max_running is not None else usable_cores())
+        self.share = FairShare(max_running if max_running is not None else usable_cores(cpu_limit))
         self._owners: dict[Flow, TurnTaker] = {}
         self._ready: list[TurnTaker] = []
         self._loop = asyncio.get_running_loop()
@@ -88,6 +89,7 @@ class Turns:
             self._loop.call_soon(self._tick)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def usable_cores(cpu_limit: float | None = None) -> int:
+    """Cores that this process may use; under a quota of `cpu_limit` cores' time, at most as many, rounded up."""
+    bound = len(os.sched_getaffinity(0))
+    return bound if cpu_limit is None else min(bound, ceil(cpu_limit))

@@ -100,6 +100,15 @@ class Taker:
             self.turns.arm(self)
 
 
+def test_under_a_cap_on_cores_no_more_runs_than_it_has_time_for():
+    async def scenario():
+        usable = Turns().share.capacity
+        assert [Turns(cpu_limit=cap).share.capacity for cap in (0.5, 1, 1e3)] == [1, 1, usable]
+        assert Turns(3, cpu_limit=0.5).share.capacity == 3
+
+    drive(scenario)
+
+
 def test_models_on_the_loop_take_turns_by_weight_where_they_compete():
     async def scenario():
         turns, order = Turns(), []
