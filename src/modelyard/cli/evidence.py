@@ -99,10 +99,9 @@ def measurements(
     marks = marks or {}
     groups: list[RenderableType] = []
     ordered = sorted(found, key=lambda m: (m.workload.open_loop, m.workload.label))
-    for label, cells in groupby(ordered, key=lambda m: m.workload.label):
-        rows = [
-            _row(m, marks.get(m.id, ""), ids=ids) for m in sorted(cells, key=lambda m: m.indicators.cost_per_million)
-        ]
+    for label, group in groupby(ordered, key=lambda m: m.workload.label):
+        cells = sorted(group, key=lambda m: m.indicators.cost_per_million)
+        rows = [_row(m, marks.get(m.id, ""), ids=ids) for m in cells]
         cost = f"{currency or 'cost'}/1M"
         groups += [
             "" if groups else Text(""),
@@ -114,10 +113,22 @@ def measurements(
                 spare=("p95 ms", "memory\ncores", "p50 ms", "req/s"),
                 empty="",
             ),
+            *_scenario_results(cells),
         ]
     if not groups:
         return Text("no measurements", style=FAINT)
     return Group(*groups[1:], *_doubts(found))
+
+
+def _scenario_results(cells: Sequence[Measurement]) -> list[RenderableType]:
+    """The number that counts in a scenario, one line for each measurement that has one."""
+    lines = []
+    for m in cells:
+        if m.indicators.scenario is not None:
+            text = str(m.indicators.scenario)
+            shown = text if m.verdict.validity is not Validity.INVALID else f"({text})"
+            lines.append(Text(f"{m.configuration.target} {m.id[:SHORT_ID]}: {shown}"))
+    return lines
 
 
 def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:

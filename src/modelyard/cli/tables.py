@@ -184,6 +184,7 @@ def measurement(m: Measurement) -> RenderableType:
                 ("because", "\n".join(m.verdict.reasons)),
                 ("configuration", c.label),
                 ("load", f"{w.label}; {w.blocks} blocks of {w.requests} requests or {w.duration_s:g} s; seed {w.seed}"),
+                ("trace", f"{w.trace.digest}, {w.trace.scale:.4g} of its requests" if w.trace else ""),
                 ("purpose", m.purpose),
                 ("made", when(m.created_at)),
             ]
@@ -207,6 +208,7 @@ def measurement(m: Measurement) -> RenderableType:
                         f"{number(i.core_s_per_request * 1e3)} core-ms each",
                     ),
                     ("errors", f"{i.error_fraction:.2%} of {i.requests:,} requests"),
+                    (str(i.scenario.scenario), str(i.scenario)) if i.scenario else ("", ""),
                     (
                         "first answer",
                         f"{number(i.time_to_first_response_ms)} ms" if i.time_to_first_response_ms else "",

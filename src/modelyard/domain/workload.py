@@ -102,7 +102,8 @@ class Workload:
             raise InvalidInput("a closed loop has a concurrency and no rate; an open loop has a rate")
         if min(self.concurrency, self.batch, self.blocks, self.requests) < 1:
             raise InvalidInput("concurrency, batch, blocks and requests must be at least 1")
-        if min(self.duration_s, self.timeout_s, self.rate_rps or 1.0, self.end_rate_rps or 1.0) <= 0:
+        rates = [rate for rate in (self.rate_rps, self.end_rate_rps) if rate is not None]
+        if min(self.duration_s, self.timeout_s, *rates) <= 0:
             raise InvalidInput("rates, duration and timeout must be positive")
         if self.cv is not None and not LEAST_CV <= self.cv <= MOST_CV:
             raise InvalidInput(f"a coefficient of variation goes from {LEAST_CV:g} to {MOST_CV:g}, not {self.cv:g}")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Final, TextIO
@@ -52,10 +53,10 @@ class TraceFile:
     def read(self) -> tuple[Recording, TraceLayout]:
         """The arrivals, and the layout they were read as. Raises NotFound; InvalidInput with the number of the line."""
         with self._opened() as file:
-            head = [line for line in (file.readline() for _ in range(_PEEK)) if line.strip()]
+            head = list(islice(_rows(file), _PEEK))
         if not head:
-            raise self._wrong(1, "the file is empty")
-        layout = self.layout or _detected(head, self.column)
+            raise self._wrong(1, "there is nothing but empty lines and comments", hint="give a file of arrivals")
+        layout = self.layout or _detected([row for _, row in head], self.column)
         reader: Callable[[TextIO], Recording] = {
             TraceLayout.TIMESTAMPS: self._timestamps,
             TraceLayout.COUNTS: self._counts,
@@ -73,7 +74,7 @@ class TraceFile:
     def _opened(self) -> Iterator[TextIO]:
         opened = gzip.open if self.path.suffix == ".gz" else open
         try:
-            with opened(self.path, "rt", encoding="utf-8-sig", newline="") as file:
+            with opened(self.path, "rt", encoding="utf-8-sig") as file:
                 yield file
         except FileNotFoundError as error:
             raise NotFound(f"there is no trace file {self.path}", hint="give its path") from error
@@ -83,16 +84,10 @@ class TraceFile:
     def _wrong(self, line: int, text: str, hint: str = "") -> InvalidInput:
         return InvalidInput(f"{self.path}, line {line}: {text}", hint=hint)
 
-    def _first(self, rows: Iterator[tuple[int, list[str]]]) -> tuple[int, list[str]]:
-        found = next(rows, None)
-        if found is None:
-            raise self._wrong(1, "there is nothing but empty lines and comments")
-        return found
-
     def _column(self, file: TextIO, names: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Line number and text of each cell of the wanted column, the header left out."""
         rows = _rows(file)
-        line, first = self._first(rows)
+        line, first = next(rows)
         index, header = _column_of(first, self.column, names)
         if index is None:
             named = self.column or " or ".join(names)
@@ -136,7 +131,7 @@ class TraceFile:
 
     def _azure_2019(self, file: TextIO) -> Recording:
         rows = _rows(file)
-        line, header = self._first(rows)
+        line, header = next(rows)
         if not _is_azure_2019(header):
             raise self._wrong(line, "the header is not HashOwner,HashApp,HashFunction,Trigger,1,2,...")
         first = header.index("1")
@@ -152,7 +147,7 @@ class TraceFile:
 
     def _azure_2021(self, file: TextIO) -> Recording:
         rows = _rows(file)
-        line, header = self._first(rows)
+        line, header = next(rows)
         if not _is_azure_2021(header):
             raise self._wrong(line, "the header is not app,func,end_timestamp,duration")
         starts = []
@@ -194,9 +189,10 @@ def _column_of(first: Sequence[str], wanted: str | None, names: Sequence[str]) -
     """The index of the wanted column, and whether `first` is a header; the only or last column where none is named."""
     lower = [cell.lower() for cell in first]
     if wanted is not None:
-        if wanted in first:
-            return first.index(wanted), True
-        return (int(wanted) - 1, False) if wanted.isdecimal() and 1 <= int(wanted) <= len(first) else (None, False)
+        if wanted.isdecimal():
+            index = int(wanted) - 1
+            return (index, not _is_value(first[index])) if 0 <= index < len(first) else (None, False)
+        return (first.index(wanted), True) if wanted in first else (None, False)
     named = next((name for name in names if name in lower), None)
     if named is not None:
         return lower.index(named), True
@@ -205,10 +201,9 @@ def _column_of(first: Sequence[str], wanted: str | None, names: Sequence[str]) -
     return None, False
 
 
-def _detected(head: Sequence[str], column: str | None) -> TraceLayout:
-    """The layout of a file from its first lines: by its header, else by whether its values only ever grow."""
-    rows = [row for _, row in _rows_of(head)]
-    first = rows[0] if rows else []
+def _detected(rows: Sequence[Sequence[str]], column: str | None) -> TraceLayout:
+    """The layout of a file from its first rows: by its header, else by whether its values only ever grow."""
+    first = rows[0]
     if _is_azure_2019(first):
         return TraceLayout.AZURE_2019
     if _is_azure_2021(first):
@@ -221,14 +216,8 @@ def _detected(head: Sequence[str], column: str | None) -> TraceLayout:
     index, header = _column_of(first, column, ())
     cells = [row[index] for row in rows[header:] if index is not None and len(row) > index]
     grows = sorted(cells, key=_order) == cells and len(set(cells)) > 1
-    whole = all(cell.isdecimal() for cell in cells)
+    whole = bool(cells) and all(cell.isdecimal() for cell in cells)
     return TraceLayout.COUNTS if whole and not grows else TraceLayout.TIMESTAMPS
-
-
-def _rows_of(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    from io import StringIO
-
-    yield from _rows(StringIO("".join(lines)))
 
 
 def _order(cell: str) -> float:

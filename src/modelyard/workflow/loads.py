@@ -73,7 +73,7 @@ def _loads(request: ProfileRequest, replay: Replay | None) -> Iterator[Workload]
     if arrival is Arrival.CLOSED:
         yield from (replace(base, concurrency=count) for count in request.closed or (CONCURRENCY,))
     elif arrival is Arrival.TRACE:
-        if replay is None:
+        if request.trace is None or replay is None:
             raise InvalidInput("trace arrivals need a trace", hint="give its file (--trace)")
         yield from _of_trace(base, request, replay)
     else:
@@ -118,7 +118,14 @@ def _of_trace(base: Workload, request: ProfileRequest, replay: Replay) -> Iterat
                 hint="ask for a lower --rate, take a busier part (--trace-start), or give counts",
             )
         trace = Trace(replay.digest, request.trace_start_s, scale)
-        yield replace(base, arrival=Arrival.TRACE, rate_rps=float(f"{rate:.6g}"), trace=trace, cv=request.cv)
+        yield replace(
+            base,
+            arrival=Arrival.TRACE,
+            rate_rps=float(f"{rate:.6g}"),
+            trace=trace,
+            cv=request.cv,
+            end_rate_rps=request.end_rate_rps,
+        )
 
 
 def _in_scenario(request: ProfileRequest) -> ProfileRequest:

@@ -74,3 +74,45 @@ def test_a_closed_loop_has_an_order_but_no_times():
     schedule = draw(Workload(Arrival.CLOSED, concurrency=4, requests=30), 0, 5)
     assert schedule.times_s is None
     assert schedule.requests == 30
+
+
+@pytest.mark.parametrize("cv", [0.3, 2.0, 5.0])
+def test_gamma_gaps_have_the_asked_spread_at_exactly_the_rate(cv):
+    """A block of n gaps normalised to its span has sqrt((n - 1) / (n + cv^2)) of the asked spread."""
+    squares = []
+    for number in range(100):
+        times = draw(Workload(Arrival.GAMMA, rate_rps=100, cv=cv, requests=1001), number, 1).times_s
+        assert (len(times) - 1) / 100 == pytest.approx(times[-1])
+        gaps = np.diff(times)
+        squares.append(gaps.var() / gaps.mean() ** 2)
+    assert np.sqrt(np.mean(squares)) == pytest.approx(cv * np.sqrt(999 / (1000 + cv**2)), rel=0.06)
+
+
+@given(st.integers(0, 2**31), st.floats(0.05, 10), st.integers(1, 300))
+def test_gamma_schedules_are_sound_for_any_spread(seed, cv, requests):
+    work = Workload(Arrival.GAMMA, rate_rps=50, cv=cv, requests=requests, seed=seed)
+    times = draw(work, 0, 3).times_s
+    assert len(times) == requests
+    assert np.isfinite(times).all()
+    assert (np.diff(times) >= 0).all()
+    assert np.array_equal(times, draw(work, 0, 3).times_s)
+
+
+@pytest.mark.parametrize(("start", "end"), [(50.0, 400.0), (400.0, 50.0), (100.0, 100.0)])
+def test_a_ramp_goes_through_its_rates_linearly(start, end):
+    """The expected number until a share u of the block is the integral of the rate: known truth."""
+    counts = []
+    for number in range(50):
+        times = draw(Workload(Arrival.RAMP, rate_rps=start, end_rate_rps=end, requests=2000), number, 1).times_s
+        assert len(times) == 2000
+        assert times[-1] == pytest.approx(1999 / ((start + end) / 2))
+        counts.append(np.histogram(times, np.linspace(0, times[-1], 5))[0])
+    edges = np.linspace(0, 1, 5)
+    reached = (start * edges + (end - start) * edges**2 / 2) / ((start + end) / 2)
+    assert np.mean(counts, axis=0) == pytest.approx(np.diff(reached) * 2000, rel=0.04)
+
+
+def test_a_ramp_that_ends_with_its_time_has_seen_the_whole_ramp():
+    times = draw(Workload(Arrival.RAMP, rate_rps=50, end_rate_rps=150, requests=10_000, duration_s=4.0), 0, 1).times_s
+    assert len(times) == 400
+    assert times[-1] == pytest.approx(3.99)

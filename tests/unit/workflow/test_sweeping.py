@@ -1,0 +1,108 @@
+"""A sweep measures every cell it can, whatever becomes of the others, and says what became of each."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import pytest
+
+from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
+from modelyard.domain.workload import Arrival, Workload
+from modelyard.workflow.sweeping import Sweeping, feasible
+from tests.builders import configuration, measurement
+
+A, B, C = (configuration("a", threads=n) for n in (1, 2, 3))
+ONE, TWO = (Workload(Arrival.CLOSED, concurrency=n) for n in (1, 2))
+
+
+class FakeBench:
+    """Answers each cell with a measurement or an error; `calls` says what was asked in which order."""
+
+    def __init__(self, profiling):
+        self.profiling, self.services = profiling, {}
+
+    def measure(self, configurations, work, purpose, report):
+        (configuration,) = configurations
+        self.profiling.calls.append((configuration, work, configuration in self.services))
+        outcome = self.profiling.outcomes.get((configuration, work))
+        if outcome == "no start":
+            raise BackendFailed("it did not start")
+        self.services[configuration] = "running"
+        if isinstance(outcome, Exception):
+            raise outcome
+        return [replace(measurement(), configuration=configuration, workload=work)]
+
+    def release(self):
+        self.services.clear()
+
+
+class FakeProfiling:
+    cores = 2
+
+    def __init__(self, outcomes=()):
+        self.outcomes, self.calls, self.again = dict(outcomes), [], []
+
+    def alone(self, listener):
+        return nullcontext()
+
+    @contextmanager
+    def bench(self, version, *, again):
+        self.again.append(again)
+        yield FakeBench(self)
+
+
+def swept(profiling, configurations, workloads=(ONE, TWO), told=None):
+    listener = (lambda progress: told.append(progress)) if told is not None else lambda progress: None
+    return Sweeping(profiling, None, workloads, listener).run(configurations, again=True)
+
+
+def test_each_configuration_keeps_its_service_for_all_of_its_workloads():
+    profiling = FakeProfiling()
+    found = swept(profiling, [A, B, A])
+    assert profiling.calls == [(A, ONE, False), (A, TWO, True), (B, ONE, False), (B, TWO, True)]
+    assert profiling.again == [True, True]
+    assert [(m.configuration, m.workload) for m in found.measurements] == [(A, ONE), (A, TWO), (B, ONE), (B, TWO)]
+    assert found.failed == found.skipped == ()
+
+
+def test_a_failed_cell_is_told_and_the_others_are_measured_on_a_fresh_service():
+    told = []
+    profiling = FakeProfiling({(A, ONE): Unavailable("gone")})
+    found = swept(profiling, [A, B], told=told)
+    assert [(f.configuration, f.workload, str(f.error)) for f in found.failed] == [(A, ONE, "gone")]
+    assert len(found.measurements) == 3
+    assert (A, TWO, False) in profiling.calls
+    assert any("cell 1/4" in p.message and "failed: gone" in p.message for p in told)
+    assert "gone" in str(found.failed[0])
+
+
+def test_a_configuration_that_does_not_start_is_not_started_for_every_workload():
+    profiling = FakeProfiling({(A, ONE): "no start"})
+    found = swept(profiling, [A, B])
+    assert [(f.configuration, f.workload) for f in found.failed] == [(A, ONE), (A, TWO)]
+    assert profiling.calls == [(A, ONE, False), (B, ONE, False), (B, TWO, True)]
+
+
+def test_the_only_cell_raises_what_it_failed_of():
+    with pytest.raises(BackendFailed):
+        swept(FakeProfiling({(A, ONE): "no start"}), [A], [ONE])
+
+
+def test_what_is_no_expected_error_ends_the_sweep():
+    with pytest.raises(ZeroDivisionError):
+        swept(FakeProfiling({(A, ONE): ZeroDivisionError()}), [A, B])
+
+
+def test_what_the_machine_cannot_hold_is_skipped_with_the_reason():
+    told = []
+    found = swept(FakeProfiling(), [A, C], told=told)
+    assert [s.configuration for s in found.skipped] == [C]
+    assert "need 3 cores, this machine has 2" in str(found.skipped[0])
+    assert {m.configuration for m in found.measurements} == {A}
+    assert told[0].message.startswith("skipped")
+    two_by_two = configuration("a", threads=2, replicas=2)
+    assert feasible([two_by_two], 4) == ([two_by_two], [])
+    with pytest.raises(InvalidInput) as caught:
+        swept(FakeProfiling(), [C])
+    assert "need 3 cores" in caught.value.why
