@@ -25,6 +25,7 @@ from modelyard.domain.tensors import Signature
 from modelyard.domain.workload import Arrival, Protocol, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, Samples, WarmUpRule, compare
 from modelyard.profile.process import ClientProcess, write_plan
+from modelyard.profile.profiler import ABANDONED
 from tests.builders import configuration
 from tests.serving_harness import replica, scripted, tensor
 
@@ -302,3 +303,21 @@ def test_a_model_of_bf16_inputs_is_driven_by_each_protocol(tmp_path, protocol):
         cell = profiler(tmp_path / "p").measure(target, work, PAYLOADS)
     assert cell.measurement.indicators.requests == 40
     assert cell.measurement.indicators.error_fraction == 0
+
+
+def test_what_the_first_blocks_show_to_be_hopeless_is_given_up(tmp_path):
+    """The others' blocks go on; what was given up says so and keeps what was measured."""
+    work = Workload(Arrival.POISSON, rate_rps=200, requests=60, blocks=3)
+    with responder(refuse_every=2) as bad, responder() as good:
+        failing, fine = profiler(tmp_path).measure_interleaved(
+            [service(*bad), service(*good)],
+            work,
+            PAYLOADS,
+            purpose="test",
+            hopeless=lambda blocks: "half of it fails" if blocks[-1].ok < blocks[-1].requests else "",
+        )
+    assert failing.measurement.purpose == ABANDONED
+    assert failing.measurement.verdict.reasons[0] == "abandoned after 1 of 3 blocks: half of it fails"
+    assert failing.measurement.indicators.requests == 60
+    assert fine.measurement.purpose == "test"
+    assert fine.measurement.indicators.requests == 180

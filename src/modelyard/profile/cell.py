@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from modelyard.domain.services import Endpoint
 from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Workload
 from modelyard.profile import recording, sentinel
+from modelyard.profile.bursts import Bursts
 from modelyard.profile.plan import BlockDone, WarmedUp, WarmUpRule
 from modelyard.profile.price import Price
 from modelyard.profile.process import ClientProcess, write_plan
@@ -164,12 +165,27 @@ class Cell:
                 return
             self._tally.discarded += 1
 
-    def finish(self, purpose: str) -> MeasuredCell:
-        """Sum up the blocks taken; write the raw samples."""
+    @property
+    def summaries(self) -> list[BlockSummary]:
+        """What the blocks taken so far say, each by itself."""
+        workload = self.workload
+        return [
+            summarise(b.samples, open_loop=workload.open_loop, timeout_s=workload.timeout_s) for b in self._tally.blocks
+        ]
+
+    def finish(self, purpose: str, *, abandoned: str = "") -> MeasuredCell:
+        """Sum up the blocks taken; write the raw samples. `abandoned`: why there are no more blocks, if there are not.
+
+        The verdict begins with it.
+        """
         path = self._directory / "samples.npz"
         samples = Samples.join([block.samples for block in self._tally.blocks])
         samples.save(path)
-        return MeasuredCell(self._measurement(samples, purpose), path)
+        measurement = self._measurement(samples, purpose)
+        if abandoned:
+            verdict = replace(measurement.verdict, reasons=(abandoned, *measurement.verdict.reasons))
+            measurement = replace(measurement, verdict=verdict)
+        return MeasuredCell(measurement, path)
 
     def _measure(self, number: int) -> _Block:
         pids = self.target.replica_pids()
@@ -192,7 +208,7 @@ class Cell:
 
     def _measurement(self, samples: Samples, purpose: str) -> Measurement:
         blocks, workload, conditions = self._tally.blocks, self.workload, self._conditions
-        summaries = [summarise(b.samples, open_loop=workload.open_loop, timeout_s=workload.timeout_s) for b in blocks]
+        summaries = self.summaries
         client = client_health(samples, blocks, summaries, workload)
         indicators = self._indicators(samples, summaries)
         verdict = judge(
@@ -206,6 +222,9 @@ class Cell:
                 replicas_changed=any(b.usage.replicas_changed for b in blocks),
                 cpu_seen=any(b.usage.cpu_s > 0 for b in blocks),
                 stationary=workload.stationary,
+                bursts=Bursts.count([b.samples.latencies_ms(workload.timeout_s) for b in blocks])
+                if workload.open_loop
+                else None,
             ),
             rules=conditions.rules,
         )

@@ -81,7 +81,7 @@ def compare(a: Measurement, a_samples: Path | Samples, b: Measurement, b_samples
     Same workload (so same seeds) and equally many blocks: paired. Else the blocks are two independent groups (Welch).
     """
     paired = a.workload == b.workload
-    columns_a, columns_b = _columns(a, a_samples), _columns(b, b_samples)
+    columns_a, columns_b = block_logs(a, a_samples), block_logs(b, b_samples)
     paired = paired and len(columns_a["p50"]) == len(columns_b["p50"])
     return Comparison(
         a=a.configuration.label,
@@ -92,7 +92,8 @@ def compare(a: Measurement, a_samples: Path | Samples, b: Measurement, b_samples
     )
 
 
-def _columns(measurement: Measurement, samples: Path | Samples) -> dict[str, NDArray[np.float64]]:
+def block_logs(measurement: Measurement, samples: Path | Samples) -> dict[str, NDArray[np.float64]]:
+    """The logarithm of `p50`, `p95`, `p99` (ms) and `throughput` (requests/s) of every block, (blocks,) float64."""
     loaded = samples if isinstance(samples, Samples) else Samples.load(samples)
     timeout_s, blocks = measurement.workload.timeout_s, loaded.blocks()
     summaries = [summarise(block, open_loop=measurement.workload.open_loop, timeout_s=timeout_s) for block in blocks]

@@ -16,7 +16,11 @@ from modelyard.profile.cell import Cell, Conditions, MeasuredCell, MeasuredServi
 from modelyard.profile.fingerprint import fingerprint
 from modelyard.profile.plan import WarmUpRule
 from modelyard.profile.price import Price
+from modelyard.profile.statistics import BlockSummary
 from modelyard.profile.verdicts import Rules
+
+ABANDONED = "abandoned"
+"""Purpose of a measurement that was given up before all its blocks were taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,11 @@ def _utc_now() -> datetime:
 
 def _silent(_: Progress) -> None:
     """Nobody listens."""
+
+
+def _never(_: Sequence[BlockSummary]) -> str:
+    """Every block is taken."""
+    return ""
 
 
 class Profiler:
@@ -87,10 +96,13 @@ class Profiler:
         *,
         purpose: str = "compare",
         progress: Callable[[Progress], None] = _silent,
+        hopeless: Callable[[Sequence[BlockSummary]], str] = _never,
     ) -> list[MeasuredCell]:
         """Measure several running services block by block in turns (ABBA), with the same schedules and payloads.
 
-        Slow changes of the machine then hit all of them alike, and `compare` can pair the blocks.
+        Slow changes of the machine then hit all of them alike, and `compare` can pair the blocks. `hopeless` is asked
+        after each block of a service but its last; what it returns ends that service's measurement, whose purpose is
+        then `abandoned` and whose verdict says why.
         """
         total = workload.blocks * len(targets)
         conditions = self._conditions()
@@ -100,12 +112,19 @@ class Profiler:
                 progress(Progress("warm-up", 0, total))
                 cell.warm_up()
             done = 0
+            why: dict[int, str] = {}
             for number in range(workload.blocks):
-                for cell in cells if number % 2 == 0 else reversed(cells):
-                    progress(Progress("block", done, total))
-                    cell.take_block(number)
+                for k, cell in list(enumerate(cells))[:: 1 if number % 2 == 0 else -1]:
+                    if k not in why:
+                        progress(Progress("block", done, total))
+                        cell.take_block(number)
+                        if number + 1 < workload.blocks and (reason := hopeless(cell.summaries)):
+                            why[k] = f"abandoned after {number + 1} of {workload.blocks} blocks: {reason}"
                     done += 1
-            measured = [cell.finish(purpose) for cell in cells]
+            measured = [
+                cell.finish(ABANDONED if k in why else purpose, abandoned=why.get(k, ""))
+                for k, cell in enumerate(cells)
+            ]
             progress(Progress("block", total, total))
             return measured
 

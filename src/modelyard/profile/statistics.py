@@ -106,10 +106,14 @@ def log_interval(values: Sequence[float], *, centre: float | None = None, confid
 
 def half_width(values: NDArray[np.float64], confidence: float = 0.95) -> float:
     """Half the width of the t-interval for the mean of two or more independent values."""
+    return quantile_of_t(len(values) - 1, confidence) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def quantile_of_t(degrees: int, confidence: float = 0.95) -> float:
+    """How many standard errors a two-sided interval reaches to either side, by Student's t distribution."""
     from scipy.special import stdtrit
 
-    degrees = len(values) - 1
-    return float(stdtrit(degrees, 0.5 + confidence / 2) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return float(stdtrit(degrees, 0.5 + confidence / 2))
 
 
 def latency_interval(blocks: Sequence[Samples], share: float, timeout_s: float) -> Interval:

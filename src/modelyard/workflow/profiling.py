@@ -25,6 +25,8 @@ from modelyard.domain.workload import Workload
 from modelyard.hub import Hub, MeasurementQuery
 from modelyard.profile import MeasuredService, Profiler, fingerprint, mixed_payloads
 from modelyard.profile.curve import Curve, CurvePoint, measure_curve
+from modelyard.profile.profiler import ABANDONED
+from modelyard.profile.statistics import BlockSummary
 from modelyard.runtimes import Runtimes
 from modelyard.workflow.alone import alone, free
 from modelyard.workflow.deploying import Deployer, check_target
@@ -36,6 +38,7 @@ from modelyard.workflow.sweeping import Sweeping
 from modelyard.workflow.values import ProfileRequest, Sweep
 
 Report: TypeAlias = Callable[[str], None]
+Hopeless: TypeAlias = Callable[[Sequence[BlockSummary]], str]
 RETAKES = 2
 """How often an invalid measurement (disturbed, or its client too slow) is taken again before it is left invalid."""
 PAYLOADS = 64
@@ -141,7 +144,11 @@ class Profiling:
             workload=work,
             fingerprint=fingerprint().id,
         )
-        found = [m for m in self.hub.measurements.find(query) if m.verdict.validity is not Validity.INVALID]
+        found = [
+            m
+            for m in self.hub.measurements.find(query)
+            if m.verdict.validity is not Validity.INVALID and m.purpose != ABANDONED
+        ]
         return found[0] if found else None
 
     def curves(
@@ -198,11 +205,18 @@ class Bench:
         self.services.clear()
 
     def measure(
-        self, configurations: Sequence[Configuration], work: Workload, purpose: str, report: Report
+        self,
+        configurations: Sequence[Configuration],
+        work: Workload,
+        purpose: str,
+        report: Report,
+        *,
+        hopeless: Hopeless | None = None,
     ) -> list[Measurement]:
         """Measure every configuration under `work`, in the given order; what this node measured before is reused.
 
         A configuration that does not start is left out, and reported, unless it is the only one: then BackendFailed.
+        `hopeless`: as in `Profiler.measure_interleaved`.
         """
         found = {} if self.again else self._known(configurations, work)
         if found:
@@ -220,15 +234,15 @@ class Bench:
         for take in range(1 + RETAKES):
             if take:
                 report(f"{len(fresh)} invalid, measured again ({take} of {RETAKES})")
-            for measured in self._interleaved(fresh, work, purpose, report):
+            for measured in self._interleaved(fresh, work, purpose, report, hopeless or (lambda _: "")):
                 found[measured.configuration] = measured
-            fresh = [s for s in fresh if found[s.configuration].verdict.validity is Validity.INVALID]
+            fresh = [s for s in fresh if _to_be_retaken(found[s.configuration])]
             if not fresh:
                 break
         return [found[c] for c in configurations if c in found]
 
     def _interleaved(
-        self, services: Sequence[MeasuredService], work: Workload, purpose: str, report: Report
+        self, services: Sequence[MeasuredService], work: Workload, purpose: str, report: Report, hopeless: Hopeless
     ) -> Iterator[Measurement]:
         if not services:
             return
@@ -236,7 +250,12 @@ class Bench:
         groups = profiling.rows.groups(self.version)
         payloads = payloads_of(groups, work, profiling.rows.outer_signature(self.version).batched)
         cells = profiling.profiler.measure_interleaved(
-            services, work, payloads, purpose=purpose, progress=lambda p: report(f"{p.stage} {p.done}/{p.total}")
+            services,
+            work,
+            payloads,
+            purpose=purpose,
+            progress=lambda p: report(f"{p.stage} {p.done}/{p.total}"),
+            hopeless=hopeless,
         )
         for cell in cells:
             yield profiling.hub.measurements.record(cell.measurement, cell.samples)
@@ -263,6 +282,10 @@ class Bench:
                 self.profiling.rows.outer_signature(self.version).sent_as,
             )
         return self.services[configuration]
+
+
+def _to_be_retaken(measurement: Measurement) -> bool:
+    return measurement.verdict.validity is Validity.INVALID and measurement.purpose != ABANDONED
 
 
 def payloads_of(groups: Sequence[Tensors], work: Workload, batched: bool) -> list[dict[str, Tensor]]:

@@ -1,0 +1,114 @@
+"""A point of a study on this machine: its service for the time of a trial, the load of the aim, the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable, Unsupported
+from modelyard.domain.measurement import Measurement
+from modelyard.domain.study import Aim, Point, TrialState
+from modelyard.domain.versions import Version
+from modelyard.domain.workload import Arrival, Workload
+from modelyard.profile.profiler import ABANDONED
+from modelyard.profile.samples import Samples
+from modelyard.profile.statistics import BlockSummary
+from modelyard.tune.ports import Outcome
+from modelyard.workflow.profiling import Profiling, Report
+from modelyard.workflow.results import infeasible, result_of
+from modelyard.workflow.spaces import Meaning
+from modelyard.workflow.values import TuneRequest
+
+CLOSED_BLOCK_S: Final = 1.0
+OPEN_BLOCK_S: Final = 10.0
+_MANY: Final = 1_000_000
+"""Requests of a block that its duration ends: a closed loop of a fast service makes 100,000 a second."""
+_KEPT_UP: Final = 0.9
+
+
+@dataclass(frozen=True)
+class Trying:
+    """Measures points of one study. Not thread-safe: measurements on one machine disturb each other."""
+
+    profiling: Profiling
+    version: Version
+    meaning: Meaning
+    aim: Aim
+    workload: Workload
+    report: Report
+
+    def measure(self, point: Point) -> Outcome:
+        """One trial. A service that does not start, or that the first blocks show to be hopeless, is an outcome."""
+        configuration = self.meaning.configuration(point)
+        work = replace(self.workload, protocol=self.meaning.protocol(point))
+        with self.profiling.bench(self.version) as bench:
+            found = bench.measure([configuration], work, "tune", self.report, hopeless=self._hopeless)
+        return self._outcome(found[0])
+
+    def confirm(self, points: Sequence[Point], seed: int) -> list[Outcome]:
+        """Measure points block by block in turns, under the same fresh schedules."""
+        groups: dict[Workload, list[int]] = {}
+        for place, point in enumerate(points):
+            work = replace(self.workload, protocol=self.meaning.protocol(point), seed=seed)
+            groups.setdefault(work, []).append(place)
+        outcomes: dict[int, Outcome] = {}
+        for work, places in groups.items():  # one, unless the protocol is a knob
+            outcomes.update(self._confirmed([(k, points[k]) for k in places], work))
+        return [outcomes[k] for k in range(len(points))]
+
+    def _confirmed(self, points: Sequence[tuple[int, Point]], work: Workload) -> dict[int, Outcome]:
+        wanted = {k: self.meaning.configuration(p) for k, p in points}
+        try:
+            with self.profiling.bench(self.version, again=True) as bench:
+                measured = bench.measure(list(dict.fromkeys(wanted.values())), work, "confirm", self.report)
+        except (BackendFailed, Unavailable, Unsupported) as error:  # the only one of them
+            return {k: Outcome(TrialState.FAILED, detail=str(error)) for k in wanted}
+        by_configuration = {m.configuration: m for m in measured}
+        missing = Outcome(TrialState.FAILED, detail="it did not start again")
+        return {k: self._outcome(by_configuration[c]) if c in by_configuration else missing for k, c in wanted.items()}
+
+    def _outcome(self, measured: Measurement) -> Outcome:
+        samples = Samples.load(self.profiling.hub.measurements.samples(measured))
+        result = result_of(measured, self.aim, samples)
+        if measured.purpose == ABANDONED:
+            return Outcome(TrialState.ABANDONED, infeasible(result), str(measured.verdict))
+        return Outcome(TrialState.MEASURED, result)
+
+    def _hopeless(self, blocks: Sequence[BlockSummary]) -> str:
+        """Why further blocks cannot make a configuration good, or nothing: it fails, or is far beyond its capacity."""
+        done, sent = sum(b.ok for b in blocks), sum(b.requests for b in blocks)
+        if done < _KEPT_UP * sent:
+            return f"{sent - done} of {sent} requests failed"
+        if not self.workload.open_loop:
+            return ""
+        kept_up = sum(b.completed_ratio * b.requests for b in blocks) / sent
+        if kept_up < _KEPT_UP:
+            return f"it completed {kept_up:.0%} of what was offered"
+        slo_ms = self.aim.slo_ms
+        if slo_ms is not None and min(b.p50_ms for b in blocks) > slo_ms:
+            return f"half of its requests took longer than the {slo_ms:g} ms that 99 % are to keep"
+        return ""
+
+
+def workload_of(aim: Aim, request: TuneRequest) -> Workload:
+    """What every trial is measured under; only its protocol may be a knob. Raises InvalidInput."""
+    if aim.concurrency is not None:
+        return Workload(
+            Arrival.CLOSED,
+            concurrency=aim.concurrency,
+            blocks=request.blocks,
+            requests=_MANY,
+            duration_s=request.duration_s or CLOSED_BLOCK_S,
+            seed=request.seed,
+        )
+    if aim.rate_rps is None:
+        raise InvalidInput(f"'{aim}' has no load of its own")
+    return Workload(
+        Arrival.POISSON,
+        rate_rps=aim.rate_rps,
+        blocks=request.blocks,
+        requests=request.requests,
+        duration_s=request.duration_s or OPEN_BLOCK_S,
+        seed=request.seed,
+    )
