@@ -19,7 +19,8 @@ import numpy as np
 from bench.queues import QUEUES, Queue, poisson, samples
 from modelyard.domain.measurement import ClientHealth, Validity
 from modelyard.profile.bursts import Bursts
-from modelyard.profile.max_rate import Evidence, Load, MaxRate, search
+from modelyard.profile.max_rate import MaxRate, search
+from modelyard.profile.slo_evidence import Evidence, Load
 from modelyard.profile.statistics import REQUESTS_FOR_P99, latency_interval, summarise
 from modelyard.profile.verdicts import Circumstances, judge
 

@@ -10,23 +10,14 @@ Between probes 1/p99 is interpolated linearly in the rate: exact for M/M/1, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.figures import figure
-from modelyard.domain.measurement import Interval, Measurement, Validity
+from modelyard.domain.measurement import Interval
 from modelyard.profile.monotone import crossing_of
-from modelyard.profile.verdicts import CLIENT_SATURATED
-
-
-class Purpose(StrEnum):
-    """What a measurement of the search is for."""
-
-    CAPACITY = "capacity"
-    PROBE = "probe"
-    CONFIRM = "confirm"
+from modelyard.profile.slo_evidence import Evidence, Limits, Load, Measure, Purpose
 
 
 class Stop(StrEnum):
@@ -41,88 +32,6 @@ class Stop(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What to measure. `rate_rps` is None for the capacity (a closed loop). `requests`: of each block."""
-
-    purpose: Purpose
-    rate_rps: float | None
-    seed: int
-    requests: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one measurement said. `p99_ms` is None where there were too few requests for one.
-
-    `invalid`: why it cannot be believed, or empty. `requests_wanted`: how long blocks should be for a p99 to be
-    believed at this load; 0 where they were long enough. `measurement`: its id.
-    """
-
-    p99_ms: Interval | None
-    throughput_rps: float
-    error_fraction: float = 0.0
-    saturated: bool = False
-    invalid: str = ""
-    requests_wanted: int = 0
-    measurement: str = ""
-
-    @classmethod
-    def of(cls, m: Measurement) -> Evidence:
-        """The evidence in a measurement."""
-        invalid = m.verdict.validity is Validity.INVALID
-        return cls(
-            p99_ms=m.indicators.p99_ms,
-            throughput_rps=m.indicators.throughput_rps.value,
-            error_fraction=m.indicators.error_fraction,
-            saturated=m.verdict.saturated,
-            invalid=m.verdict.reasons[0] if invalid and m.verdict.reasons else "",
-            requests_wanted=m.verdict.requests_wanted,
-            measurement=m.id,
-        )
-
-    @property
-    def client_limited(self) -> bool:
-        return self.invalid.startswith(CLIENT_SATURATED)
-
-    def meets(self, slo_p99_ms: float) -> bool:
-        """Whether the upper bound of p99 is within the SLO, on blocks long enough, with fewer than 1 % errors."""
-        held = self.p99_ms is not None and self.p99_ms.high is not None and self.p99_ms.high <= slo_p99_ms
-        return held and not (self.invalid or self.saturated or self.requests_wanted) and self.error_fraction < 0.01
-
-    def misses(self, slo_p99_ms: float) -> bool:
-        """Whether it is shown that the SLO is not met: by the lower bound of p99, saturation or errors."""
-        if self.invalid:
-            return False
-        slow = self.p99_ms is not None and self.p99_ms.low is not None and self.p99_ms.low > slo_p99_ms
-        return slow or self.saturated or self.error_fraction >= 0.01
-
-
-Measure = Callable[[Load], Evidence]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much a search may measure. Rates are shares of the capacity.
-
-    Blocks of probes have `requests`; those of confirmations as many more as come in `confirm_block_s`, or as a verdict
-    asks for, up to `most_requests`.
-    """
-
-    shares: tuple[float, ...] = (0.5, 0.7, 0.85)
-    lower_shares: tuple[float, ...] = (0.25, 0.1, 0.03)
-    step: float = 0.05
-    confirmations: int = 8
-    requests: int = 1000
-    confirm_block_s: float = 10.0
-    most_requests: int = 20_000
-    measurements: int = 24
-
-    def __post_init__(self) -> None:
-        if not (0 < self.step < 1 and min(self.confirmations, self.requests, self.measurements) >= 1):
-            raise InvalidInput("a search needs a step between 0 and 1, and at least one confirmation and request")
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
     """One measurement of a search, in the order they were made."""
 
@@ -130,31 +39,31 @@ class Probe:
     evidence: Evidence
     met: bool
 
+    @property
+    def rate_rps(self) -> float:
+        """The rate that was offered; 0 for the capacity."""
+        return self.load.rate_rps or 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class MaxRate:
     """The answer. `rate_rps` is the confirmed rate, or None; `p99_ms` what the confirmation measured there.
 
-    `feasible_max_rps`: the highest rate any probe met the SLO at; `infeasible_min_rps`: the lowest at which one was
-    shown to miss it. `capacity_rps`: throughput of the closed loop.
+    `provisional`: the confirmation's blocks were shorter than its verdict asks for, and could not be longer.
+    `feasible_max_rps`: the highest rate at which a measurement met the SLO; `infeasible_min_rps`: the lowest at which
+    one was shown to miss it. `capacity_rps`: throughput of the closed loop.
     """
 
     slo_p99_ms: float
     rate_rps: float | None
     p99_ms: Interval | None
+    provisional: bool
     capacity_rps: float
+    feasible_max_rps: float | None
+    infeasible_min_rps: float | None
     stop: Stop
     reason: str
     probes: tuple[Probe, ...]
-
-    @property
-    def feasible_max_rps(self) -> float | None:
-        return max((p.load.rate_rps for p in self.probes if p.met and p.load.rate_rps is not None), default=None)
-
-    @property
-    def infeasible_min_rps(self) -> float | None:
-        missed = (p.load.rate_rps for p in self.probes if p.evidence.misses(self.slo_p99_ms))
-        return min((rate for rate in missed if rate is not None), default=None)
 
 
 def search(slo_p99_ms: float, measure: Measure, *, seed: int = 0, limits: Limits | None = None) -> MaxRate:
@@ -205,24 +114,28 @@ class _Search:
     def _probe(self) -> None:
         """At the planned shares of the capacity upwards until one misses; downwards where the first does."""
         for share in self.limits.shares:
-            probe = self._take(Load(Purpose.PROBE, share * self._capacity_rps, self.seed, self.limits.requests))
+            probe = self._take(self._probe_at(share))
             if probe.evidence.invalid or probe.evidence.misses(self.slo_ms):
                 break
         for share in self.limits.lower_shares:
             if any(p.met for p in self._open) or not self._undecided_or_missed_first():
                 return
-            self._take(Load(Purpose.PROBE, share * self._capacity_rps, self.seed, self.limits.requests))
+            self._take(self._probe_at(share))
+
+    def _probe_at(self, share: float) -> Load:
+        rate = share * self._capacity_rps
+        return Load(Purpose.PROBE, rate, self.seed, self.limits.block(rate, self.limits.requests))
 
     def _undecided_or_missed_first(self) -> bool:
-        first = min(self._open, key=lambda p: p.load.rate_rps or 0.0).evidence
+        first = min(self._open, key=lambda p: p.rate_rps).evidence
         return (
             bool(first.invalid) or first.p99_ms is None or first.misses(self.slo_ms) or first.p99_ms.value > self.slo_ms
         )
 
     def _hopeless(self) -> MaxRate | None:
         """The answer where even the lowest rate says that no rate can do."""
-        lowest = min(self._open, key=lambda p: p.load.rate_rps or 0.0)
-        evidence, rate = lowest.evidence, figure(lowest.load.rate_rps or 0.0)
+        lowest = min(self._open, key=lambda p: p.rate_rps)
+        evidence, rate = lowest.evidence, figure(lowest.rate_rps)
         if evidence.client_limited:
             return self._answer(Stop.CLIENT, f"even {rate} requests/s could not be offered: {evidence.invalid}")
         if evidence.invalid:
@@ -232,15 +145,16 @@ class _Search:
                 Stop.FAILING, f"{evidence.error_fraction:.1%} of the requests fail at {rate} requests/s"
             )
         if evidence.misses(self.slo_ms):
-            told = f"at {rate} requests/s, {lowest.load.rate_rps / self._capacity_rps:.0%} of the capacity"  # type: ignore[operator]
+            told = f"at {rate} requests/s, {lowest.rate_rps / self._capacity_rps:.0%} of the capacity"
             return self._answer(Stop.TOO_SLOW, f"p99 is {evidence.p99_ms} ms already {told}")
         return None
 
     def _candidate(self) -> float:
-        """Where the fit crosses the SLO, below the capacity."""
-        points = [(p.load.rate_rps or 0.0, self._speed(p)) for p in self._open if not p.evidence.invalid]
+        """Where the fit crosses the SLO, below the capacity and below what the client could not offer."""
+        points = [(p.rate_rps, self._speed(p)) for p in self._open if not p.evidence.invalid]
         crossing = crossing_of(points, 1 / self.slo_ms, self._capacity_rps)
-        return min(crossing, 0.95 * self._capacity_rps)
+        bounds = [self._capacity_rps, *(p.rate_rps for p in self._open if p.evidence.client_limited)]
+        return min(crossing, 0.95 * min(bounds))
 
     def _speed(self, probe: Probe) -> float:
         """1 / p99, half way to its upper bound as confirmations are longer; 0 where the service did not keep up."""
@@ -271,34 +185,37 @@ class _Search:
     def _long_enough(self, rate: float, seed: int) -> Probe:
         """A confirmation with blocks as long as its own verdict asks for, unless it shows a miss before that."""
         load = Load(Purpose.CONFIRM, rate, seed, self._requests_near(rate))
-        probe = self._take(load)
-        while self._left and probe.evidence.requests_wanted and not probe.evidence.misses(self.slo_ms):
-            wanted = min(probe.evidence.requests_wanted, self.limits.most_requests)
-            if wanted <= load.requests or self._surely_over(probe.evidence):
-                break
-            load = replace(load, requests=wanted)
+        while True:
             probe = self._take(load)
-        return probe
+            wanted = self.limits.block(rate, probe.evidence.requests_wanted)
+            if wanted <= load.requests or self._left < 1 or self._surely_over(probe.evidence):
+                return probe
+            self.probes[-1] = replace(probe, met=False)  # the longer one decides
+            load = replace(load, requests=wanted)
 
     def _requests_near(self, rate: float) -> int:
         """As many as come in the time of a confirmation's block; at least those that a lower rate wanted."""
-        below = [p for p in self._open if (p.load.rate_rps or 0.0) <= rate * 1.001]
-        wanted = [max(p.evidence.requests_wanted, p.load.requests) for p in below if not p.evidence.saturated]
-        planned = max(self.limits.requests, int(rate * self.limits.confirm_block_s))
-        return min(max([*wanted, planned]), self.limits.most_requests)
+        below = [p for p in self._open if p.rate_rps <= rate and not p.evidence.saturated]
+        planned = int(rate * self.limits.confirm_block_s)
+        wanted = [max(p.evidence.requests_wanted, p.load.requests) for p in below]
+        return self.limits.block(rate, max([*wanted, planned, self.limits.requests]))
 
     def _surely_over(self, evidence: Evidence) -> bool:
         """Short blocks see a p99 that is too low: where it is beyond the SLO already, longer ones only cost time."""
         return evidence.p99_ms is not None and evidence.p99_ms.value > self.slo_ms
 
     def _confirmed(self, best: Probe) -> MaxRate:
-        rate, p99 = best.load.rate_rps or 0.0, best.evidence.p99_ms
-        last = self.probes[-1]
+        rate, p99 = best.rate_rps, best.evidence.p99_ms
+        late = min((p for p in self._open if p.evidence.client_limited), key=lambda p: p.rate_rps, default=None)
         stop, why = Stop.CONFIRMED, ""
-        if last.evidence.client_limited:
-            stop, why = Stop.CLIENT, "; more could not be offered: " + last.evidence.invalid
+        if late is not None and rate >= 0.9 * late.rate_rps:
+            stop, why = Stop.CLIENT, f"; {figure(late.rate_rps)} could not be offered: {late.evidence.invalid}"
         elif rate >= 0.94 * self._capacity_rps:
-            stop, why = Stop.CAPACITY, f"; the closed loop reaches {figure(self._capacity_rps)} requests/s"
+            stop = Stop.CLIENT if self.probes[0].evidence.client_limited else Stop.CAPACITY
+            why = f"; the closed loop reaches {figure(self._capacity_rps)} requests/s"
+        if best.evidence.requests_wanted:
+            wanted = f"blocks of {best.load.requests} requests, where {best.evidence.requests_wanted} are wanted"
+            why += f"; provisional: {wanted}"
         told = f"{figure(rate)} requests/s with fresh seeds: p99 {p99} ms, upper bound within {self.slo_ms:g} ms{why}"
         return self._answer(stop, told, best)
 
@@ -314,11 +231,16 @@ class _Search:
         return self._answer(Stop.UNCONFIRMED, tried + f" ({last.invalid})" * bool(last.invalid))
 
     def _answer(self, stop: Stop, reason: str, best: Probe | None = None) -> MaxRate:
+        missed = [p.rate_rps for p in self._open if p.evidence.misses(self.slo_ms)]
+        met = [p.rate_rps for p in self._open if p.met]
         return MaxRate(
             slo_p99_ms=self.slo_ms,
-            rate_rps=best.load.rate_rps if best else None,
+            rate_rps=best.rate_rps if best else None,
             p99_ms=best.evidence.p99_ms if best else None,
+            provisional=best is not None and best.evidence.requests_wanted > 0,
             capacity_rps=self._capacity_rps,
+            feasible_max_rps=max(met, default=None),
+            infeasible_min_rps=min(missed, default=None),
             stop=stop,
             reason=reason,
             probes=tuple(self.probes),
