@@ -9,13 +9,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from modelyard.cli.layout import BAD, DOUBTFUL, FAINT, GOOD, facts, interval, seconds, section, table, when
+from modelyard.domain import study_figures as figures
 from modelyard.domain.study import Standing, Study, Trial
 from modelyard.workflow import study_words as words
 
 if TYPE_CHECKING:
     from modelyard.workflow.values import TunePlan
 
-SHORT_ID: Final = 12
 _STYLES: Final = {
     Standing.BEST: GOOD,
     Standing.BETTER: GOOD,
@@ -29,7 +29,7 @@ def studies(found: Sequence[Study]) -> RenderableType:
     """One line for each study."""
     rows = [
         (
-            Text(s.id[:SHORT_ID], style="bold"),
+            Text(s.id[: words.SHORT_ID], style="bold"),
             str(s.aim),
             s.strategy,
             f"{words.searched(s)} of {s.budget}",
@@ -76,15 +76,18 @@ def _trials(found: Study) -> RenderableType:
     standing = {r.trial: (r.standing, r.confidence) for r in found.answer.ranking} if found.answer else {}
     again = {t.confirms: t.number for t in found.trials if t.confirms}
     with_p99 = not any(o.statistic == "p99" for o in objectives)
-    columns = ["#", "point", *(f"{words.title(o)}\nexpected" for o in objectives)]
-    columns += [f"{words.title(o)}\nmeasured" for o in objectives]
+    columns = ["#", "point", *(f"{figures.title(o)}\nexpected" for o in objectives)]
+    columns += [f"{figures.title(o)}\nmeasured" for o in objectives]
     columns += (["p99 ms"] if with_p99 else []) + ["standing", "took"]
-    rows = []
+    rows: list[tuple[RenderableType, ...]] = []
     for trial in found.trials:
         expected = [
-            words.amount(o, v) for o, v in zip(objectives, words.predicted(objectives, trial.prediction), strict=True)
+            figures.amount(o, v)
+            for o, v in zip(objectives, figures.predicted(objectives, trial.prediction), strict=True)
         ]
-        got = [interval(words.scaled(o, v)) for o, v in zip(objectives, words.measured(objectives, trial), strict=True)]
+        got = [
+            interval(figures.scaled(o, v)) for o, v in zip(objectives, figures.measured(objectives, trial), strict=True)
+        ]
         p99 = [interval(trial.result.p99_ms if trial.result else None)] if with_p99 else []
         rows.append(
             (
@@ -98,7 +101,7 @@ def _trials(found: Study) -> RenderableType:
             )
         )
     right = "> " + ">" * (2 * len(objectives) + with_p99) + " >"
-    expected_columns = [f"{words.title(o)}\nexpected" for o in objectives]
+    expected_columns = [f"{figures.title(o)}\nexpected" for o in objectives]
     return table(columns, rows, right=right, empty="none yet", spare=("took", *expected_columns))
 
 
@@ -124,9 +127,8 @@ def _standing(trial: Trial, ranked: dict[int, tuple[Standing, float]], again: in
 
 def _next(found: Study) -> list[RenderableType]:
     """The command to copy: it stands on a line of its own, unwrapped."""
-    ref = f"{found.model}:{found.version}"
     if found.answer is None:
-        return ["", Text("Go on:", style="bold"), _line(f"yard tune {ref} --resume {found.id[:SHORT_ID]}")]
+        return ["", Text("Go on:", style="bold"), _line(words.resume_command(found))]
     deploy = words.deploy_command(found)
     if deploy is None:
         return []

@@ -9,11 +9,14 @@ from pathlib import Path
 from modelyard.domain.configuration import Slo
 from modelyard.domain.errors import BackendFailed, NotFound
 from modelyard.domain.measurement import Measurement
+from modelyard.domain.study import Study
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.hub import Hub
 from modelyard.profile import Price, compare
 from modelyard.profile.report import ReportData, render_html
 from modelyard.profile.report_measured import Measured, MeasurementsData, render_measurements
+from modelyard.profile.report_study import StudyData, render_study
+from modelyard.workflow import study_words
 from modelyard.workflow.comparing import comparable
 from modelyard.workflow.writing import whole_file
 
@@ -92,6 +95,24 @@ class Reporting:
             ),
         )
         return _write(path, render_measurements(data))
+
+    def write_study(self, study: Study, path: Path) -> Path:
+        """The report of a study: what it found, every trial, plots. Raises BackendFailed."""
+        named = {m for trial in study.trials if trial.result for m in trial.result.measurements}
+        measured = (self.hub.measurements.get(name) for name in sorted(named))
+        deploy, short = study_words.deploy_command(study), study.id[: study_words.SHORT_ID]
+        data = StudyData(
+            study=study,
+            answer=tuple(study_words.answer(study)),
+            outcomes=tuple(study_words.outcome(trial) for trial in study.trials),
+            nodes=tuple({m.fingerprint.id: m.fingerprint for m in measured}.values()),
+            commands=(
+                *((("deploy what was found", deploy),) if deploy else ()),
+                *((("go on with it", study_words.resume_command(study)),) if study.answer is None else ()),
+                ("write this report again", f"yard studies show {short} --html {path.name}"),
+            ),
+        )
+        return _write(path, render_study(data))
 
     def _slo(self, measurements: Sequence[Measurement]) -> Slo | None:
         """The target of the measurements' versions, where they have the same one."""

@@ -3,59 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 from modelyard.domain.figures import figure
-from modelyard.domain.measurement import Interval
-from modelyard.domain.study import Goal, Objective, Prediction, Standing, Study, Trial
+from modelyard.domain.study import Standing, Study, Trial
+from modelyard.domain.study_figures import amount, measured, predicted, title
 
-_SHORT_ID: Final = 12
+SHORT_ID: Final = 12
 """As in tables: every command takes so short a one."""
-_UNITS: Final = {
-    Goal.LATENCY: "ms",
-    Goal.THROUGHPUT: "req/s",
-    Goal.RATE: "req/s",
-    Goal.COST: "per 1M",
-    Goal.MEMORY: "MiB",
-}
-
-
-def title(objective: Objective) -> str:
-    """The objective as a column's title: `p99 ms`, `cost per 1M`."""
-    return f"{objective.statistic or objective.goal} {_UNITS[objective.goal]}".strip()
-
-
-def amount(objective: Objective, value: float | Interval | None) -> str:
-    """A value of the objective in the unit of its title; `-` where there is none."""
-    if isinstance(value, Interval):
-        return str(scaled(objective, value))
-    return "-" if value is None or not math.isfinite(value) else figure(value / _scale(objective))
-
-
-def scaled(objective: Objective, value: Interval | None) -> Interval | None:
-    """The interval in the unit of the objective's title."""
-    if value is None:
-        return None
-    low, high = (None if bound is None else bound / _scale(objective) for bound in (value.low, value.high))
-    return Interval(value.value / _scale(objective), low, high, value.confidence)
-
-
-def _scale(objective: Objective) -> float:
-    return 2.0**20 if objective.goal is Goal.MEMORY else 1.0
-
-
-def predicted(objectives: Sequence[Objective], prediction: Prediction | None) -> list[float | None]:
-    """The value expected of each objective; None where nothing was expected."""
-    if prediction is None:
-        return [None] * len(objectives)
-    values = [o.value(loss) for o, loss in zip(objectives, prediction.losses, strict=True)]
-    return [value if math.isfinite(value) and value > 0 else None for value in values]
-
-
-def measured(objectives: Sequence[Objective], trial: Trial) -> list[Interval | None]:
-    """The value measured of each objective; None where the trial has none."""
-    return list(trial.result.values) if trial.result else [None] * len(objectives)
 
 
 def progress(study: Study, trial: Trial) -> str:
@@ -99,7 +54,12 @@ def deploy_command(study: Study) -> str | None:
     """The command that deploys what the study found; None where it found nothing."""
     if study.answer is None or study.answer.best is None:
         return None
-    return f"yard deploy {study.model}:{study.version} --from-study {study.id[:_SHORT_ID]}"
+    return f"yard deploy {study.model}:{study.version} --from-study {study.id[:SHORT_ID]}"
+
+
+def resume_command(study: Study) -> str:
+    """The command that goes on with an unfinished study."""
+    return f"yard tune {study.model}:{study.version} --resume {study.id[:SHORT_ID]}"
 
 
 def _verdict(study: Study) -> str:
@@ -114,8 +74,8 @@ def _verdict(study: Study) -> str:
     if found.default_as_good:
         return f"The default is as good as anything that was measured: {study.default}. Keep it."
     (objective,), (value,) = study.aim.objectives, measured(study.aim.objectives, best)
-    found = f"{title(objective)} {amount(objective, value)}"
-    return f"The best is trial {best.number}: {best.point}, with {found}{_gain(study, best)}."
+    reached = f"{title(objective)} {amount(objective, value)}"
+    return f"The best is trial {best.number}: {best.point}, with {reached}{_gain(study, best)}."
 
 
 def _gain(study: Study, best: Trial) -> str:

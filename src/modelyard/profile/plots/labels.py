@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modelyard.profile.plots import svg
+
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
@@ -23,6 +25,19 @@ def spread(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, f
         taken.append(box)
         placed.append(box)
     return placed
+
+
+def beside(places: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[str]:
+    """A text beside each place of a plot, with a line to it where there was room only farther away."""
+    sizes = [(svg.CHARACTER * len(words) + 2, svg.LINE - 4) for words in texts]
+    boxes = spread([(x, -y) for x, y in places], sizes, 6.0)
+    found = []
+    for words, (x, y), (left, low, right, high) in zip(texts, places, boxes, strict=True):
+        middle, centre = (left + right) / 2, -(low + high) / 2
+        if abs(middle - x) > 22 or abs(centre - y) > 22:
+            found.append(svg.line(x, y, middle, centre, "rule"))
+        found.append(svg.text(middle, centre + 4, words, "middle"))
+    return found
 
 
 def overlap(a: Box, b: Box) -> bool:

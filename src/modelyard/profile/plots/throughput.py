@@ -11,7 +11,7 @@ from modelyard.domain.measurement import Interval, Validity
 from modelyard.profile.plots import axes as ax
 from modelyard.profile.plots import svg
 from modelyard.profile.plots.figure import Plot, Shown, by_configuration, distinct, in_order_of_load, left_out, sentence
-from modelyard.profile.plots.labels import spread
+from modelyard.profile.plots.labels import beside
 from modelyard.profile.plots.scales import Scale, linear, logarithmic
 
 MOST_LABELS: Final = 40
@@ -64,7 +64,8 @@ def throughput_against_p99(
     beyond = sum(1 for p in points if p.y.value > axes.y.high)
     body = [_joined(axes, points, colours), *_limit(axes, slo_ms)]
     body += [_drawn(axes, p, colours) for p in points]
-    body += _labels(axes, points) if len(points) <= MOST_LABELS else []
+    if len(points) <= MOST_LABELS:
+        body += beside([axes.at(p.x.value, p.y.value) for p in points], [str(p.shown.number) for p in points])
     title = f"Cost against p99 (all at about {figure(rates[0])} requests/s)" if by_cost else "Throughput against p99"
     frame = axes.draw("cost per 1M requests" if by_cost else "throughput, requests/s", "p99, ms")
     caption = sentence(
@@ -147,18 +148,3 @@ def _drawn(axes: ax.Axes, p: _Point, colours: dict[str, str]) -> str:
     # A point that must not be taken for a result has the colour of warnings and keeps that of its configuration inside.
     outer = "wrong" if p.kind in ("cross", "triangle") else class_
     return svg.group(*bars, ax.mark(p.kind, x, y, outer), class_=class_, hover=p.shown.hover)
-
-
-def _labels(axes: ax.Axes, points: Sequence[_Point]) -> list[str]:
-    """The row's number beside each point, with a line to it where there was room only farther away."""
-    places = [axes.at(p.x.value, p.y.value) for p in points]
-    texts = [str(p.shown.number) for p in points]
-    sizes = [(svg.CHARACTER * len(words) + 2, svg.LINE - 4) for words in texts]
-    boxes = spread([(x, -y) for x, y in places], sizes, 6.0)
-    found = []
-    for words, (x, y), (left, low, right, high) in zip(texts, places, boxes, strict=True):
-        middle, centre = (left + right) / 2, -(low + high) / 2
-        if abs(middle - x) > 22 or abs(centre - y) > 22:
-            found.append(svg.line(x, y, middle, centre, "rule"))
-        found.append(svg.text(middle, centre + 4, words, "middle"))
-    return found
