@@ -87,6 +87,8 @@ def discriminant(features: torch.Tensor, labels: torch.Tensor, classes: int) -> 
 def settle(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Give the normalisations of a convolutional network the statistics of `images`; return their features."""
     for module in model.modules():
+        if isinstance(module, networks.Residual):
+            module.body[-1].weight.fill_(0.2)  # as at the start of training: like images keep like features
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # a plain average over the passes
             module.reset_running_stats()

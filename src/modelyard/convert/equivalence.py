@@ -313,6 +313,14 @@ def measure_dataset(
     chunks = [(c, r) for c, r in zip(cases.cases, runs, strict=False) if c.kind is Kind.DATASET]
     if truth is None or not chunks or any(run.error for _, run in chunks):
         return {}
+    if any(len({run.outputs[spec.name].shape[1:] for _, run in chunks}) > 1 for spec in signature.outputs):
+        if not names:
+            return {}
+        raise InvalidInput(
+            f"metric '{names[0]}' cannot be computed",
+            why="the outputs of different rows differ in size, as the rows do",
+            hint="leave out metrics: in the manifest; the outputs themselves are compared all the same",
+        )
     outputs = {spec.name: np.concatenate([run.outputs[spec.name] for _, run in chunks]) for spec in signature.outputs}
     rows = len(next(iter(outputs.values())))
     if names:

@@ -13,6 +13,7 @@ from modelyard.convert import default_tolerance, equivalence
 from modelyard.convert.cases import Case, Cases, Kind
 from modelyard.convert.equivalence import CaseRun, Subject
 from modelyard.domain.artifacts import ONNX, XGBOOST, Equivalence, Outcome, Precision, RejectionReason, Target
+from modelyard.domain.errors import InvalidInput
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 
 RNG = np.random.default_rng(0)
@@ -248,3 +249,15 @@ def test_proven_implies_the_stated_tolerance(precision: Precision, scale: float,
     else:
         assert found.reason is not None
         assert found.detail
+
+
+def test_rows_of_different_sizes_have_no_task_metric_and_a_claimed_one_is_told() -> None:
+    """Outputs as long as their rows cannot be joined; a metric that nobody asked for is then left out."""
+    sizes = (2, 3)
+    made = Cases(tuple(Case(f"dataset-{n}", Kind.DATASET, {}, 4) for n in sizes), truth=np.zeros(8, np.int64))
+    runs = [CaseRun({"scores": np.ones((4, n), np.float32)}) for n in sizes]
+    signature = Signature((), (TensorSpec("scores", Datatype.FP32, ("batch", "length")),))
+    assert equivalence.measure_dataset((), "classification", signature, made, runs) == {}
+    with pytest.raises(InvalidInput, match="accuracy") as caught:
+        equivalence.measure_dataset(("accuracy",), "classification", signature, made, runs)
+    assert "differ in size" in caught.value.why
