@@ -257,3 +257,13 @@ def test_a_service_that_asks_for_certificates_is_probed_and_asked_with_one(
     assert yard.predict("small", {"features": X[:2]})["probabilities"].shape == (2, 2)
     with Client(service.endpoint.url, tls=Tls(ca_file=certificate), retries=None) as client, pytest.raises(Unavailable):
         client.infer("small", {"features": X[:1]}, timeout_s=5)
+
+
+def test_a_capped_service_says_what_is_in_force_and_takes_no_more_threads_than_its_cores(yard: modelyard.Yard) -> None:
+    service = yard.deploy("small:2", DeployRequest(cpu_limit=1))
+    assert (service.configuration.cpu_limit, service.configuration.threads) == (1, 1)
+    applied = yard.service("small").limits
+    assert [limits.cpu_limit for limits in applied] == [1]
+    assert {limits.cpu_enforcement for limits in applied} <= {"cgroup-v2", "cgroup-v1", "affinity"}
+    kept = yard.deploy("small:2", DeployRequest(cpu_limit=2, replace=True)).configuration
+    assert (kept.cpu_limit, yard.service("small").service.configuration) == (2, kept)

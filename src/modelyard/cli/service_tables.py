@@ -65,7 +65,8 @@ def _cpu(configuration: Configuration, applied: Sequence[AppliedLimits]) -> str:
     if configuration.cpu_limit is None:
         return "none"
     held = {f"{limits.cpu_enforcement} at {limits.cpu_limit:g}" for limits in applied if limits.cpu_limit is not None}
-    text = f"{configuration.cpu_limit:g} cores per replica{_held(held)}"
+    cores = "1 core" if configuration.cpu_limit == 1 else f"{configuration.cpu_limit:g} cores"
+    text = f"{cores} per replica{_held(held)}"
     counts = [limits.throttling for limits in applied if limits.throttling]
     if counts:
         periods, throttled = sum(c.periods for c in counts), sum(c.throttled for c in counts)

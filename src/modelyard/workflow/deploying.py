@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from modelyard.convert import plan_targets
 from modelyard.dispatch import Engine
@@ -100,6 +101,8 @@ class Deployer:
     def _default(self, version: Version, request: DeployRequest) -> Configuration:
         artifact = self.artifact(version, request)
         cores = max(1, (os.cpu_count() or 1) // (request.replicas or 1))  # oversubscribed cores halve the throughput
+        if request.cpu_limit is not None:  # threads beyond the cap would wait for each other
+            cores = min(cores, ceil(request.cpu_limit))
         base = naive(artifact, self.proof.runtime(artifact), cores)
         return replace(base, batching=Batching(8 if artifact.signature.batched else 1))
 
