@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from modelyard.config import Settings
     from modelyard.domain.artifacts import Target
     from modelyard.domain.configuration import Slo
-    from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest
+    from modelyard.domain.study import Aim
+    from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest, TuneRequest
 
 _WHERE = {
+    "Aim": "modelyard.domain.study",
     "Dataset": "modelyard.bootstrap",
     "DeployRequest": "modelyard.workflow.values",
     "ProfileRequest": "modelyard.workflow.values",
@@ -31,9 +33,22 @@ _WHERE = {
     "Settings": "modelyard.config",
     "Slo": "modelyard.domain.configuration",
     "Target": "modelyard.domain.artifacts",
+    "TuneRequest": "modelyard.workflow.values",
     "Yard": "modelyard.bootstrap",
 }
-__all__ = ["Dataset", "DeployRequest", "ProfileRequest", "PublishRequest", "Settings", "Slo", "Target", "Yard", "open"]
+__all__ = [
+    "Aim",
+    "Dataset",
+    "DeployRequest",
+    "ProfileRequest",
+    "PublishRequest",
+    "Settings",
+    "Slo",
+    "Target",
+    "TuneRequest",
+    "Yard",
+    "open",
+]
 
 
 def open(settings: Settings | None = None) -> Yard:  # noqa: A001 - reads as modelyard.open()

@@ -30,7 +30,7 @@ from modelyard.runtimes.tabular import FEATURES, LABEL, PROBABILITIES, SCORES, V
 from modelyard.serving.observe.metrics import METRICS
 from modelyard.serving.observe.stages import STAGES
 from modelyard.workflow.publishing import EFFORTS
-from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest
+from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest, TuneRequest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -184,7 +184,7 @@ def test_every_public_name_of_the_package_is_documented() -> None:
     assert set(modelyard.__all__) - named == set()
 
 
-@pytest.mark.parametrize("request_type", [DeployRequest, ProfileRequest, PublishRequest])
+@pytest.mark.parametrize("request_type", [DeployRequest, ProfileRequest, PublishRequest, TuneRequest])
 def test_every_option_of_a_request_is_documented_and_no_other(request_type: type) -> None:
     tables = page("python.md").split(f"| `{request_type.__name__}` | default |")
     assert len(tables) == 2

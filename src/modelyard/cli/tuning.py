@@ -48,14 +48,14 @@ def tune(
         str | None, typer.Option("--resume", metavar="ID", help="Go on with this study, with its own settings.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Begin a new study even where one with these settings is unfinished.")
+        bool, typer.Option("--again", help="Begin a new study even where there is one with these settings.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be searched and measured.")] = False,
 ) -> int:
     """Find the best configuration of a version for an aim, in few measurements.
 
-    What was begun with the same settings and not finished is gone on with. Exit code 4 if nothing that was measured
-    holds the SLO of the aim.
+    A study with the same settings is gone on with, or shown where it is finished. Exit code 4 if nothing that was
+    measured holds the SLO of the aim.
     """
     from modelyard.cli import studies as shown
     from modelyard.domain.study import Aim
@@ -85,8 +85,8 @@ def tune(
 def _plan(session: Session, ref: str, request: TuneRequest) -> int:
     from modelyard.cli import studies as shown
 
-    with session.yard() as yard:
-        plan = yard.plan_tune(ref, request)
+    with session.yard() as yard, session.listener() as listener:
+        plan = yard.plan_tune(ref, request, listener=listener)
     session.output.emit("tune-plan", plan, lambda: shown.plan(plan))
     return OK
 

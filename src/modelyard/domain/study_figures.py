@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from modelyard.domain.figures import figure
 from modelyard.domain.measurement import Interval
 from modelyard.domain.study import Goal, Objective, Prediction, Trial
 
@@ -26,14 +25,13 @@ def title(objective: Objective) -> str:
 
 def amount(objective: Objective, value: float | Interval | None) -> str:
     """A value of the objective in the unit of its title; `-` where there is none."""
-    if isinstance(value, Interval):
-        return str(scaled(objective, value))
-    return "-" if value is None or not math.isfinite(value) else figure(value / _scale(objective))
+    found = scaled(objective, value if isinstance(value, Interval) or value is None else Interval(value))
+    return "-" if found is None else str(found)
 
 
 def scaled(objective: Objective, value: Interval | None) -> Interval | None:
-    """The interval in the unit of the objective's title."""
-    if value is None:
+    """The interval in the unit of the objective's title; None where there is none, or no finite one."""
+    if value is None or not math.isfinite(value.value):
         return None
     low, high = (None if bound is None else bound / _scale(objective) for bound in (value.low, value.high))
     return Interval(value.value / _scale(objective), low, high, value.confidence)

@@ -154,8 +154,8 @@ class TuneRequest:
     `budget`: configurations measured at most, confirmations not counted. A trial is `blocks` blocks of `requests`
     requests or `duration_s` seconds each.
 
-    An unfinished study with the same settings is gone on with, unless `again`. `resume` names the one to go on with;
-    it keeps the settings that it was begun with.
+    A study with the same settings is gone on with, and returned as it is where it is finished, unless `again`. `resume`
+    names the one to go on with; it keeps the settings that it was begun with.
     """
 
     aim: Aim | None = None

@@ -341,7 +341,7 @@ class FakeYard:
         self._asked("tune", (ref, request))
         return self.found
 
-    def plan_tune(self, ref: str, request: TuneRequest) -> TunePlan:
+    def plan_tune(self, ref: str, request: TuneRequest, *, listener: Any) -> TunePlan:
         self._asked("plan_tune", (ref, request))
         return PLAN
 
