@@ -73,9 +73,9 @@ def v1(tmp_path: Path, name: str = "x") -> Path:
 
 @pytest.mark.parametrize(
     ("cores", "quota", "period"),
-    [(0.5, 5000, 10_000), (2, 20_000, 10_000), (0.05, 1000, 20_000), (0.01, 1000, 100_000)],
+    [(0.5, 5000, 10_000), (2, 20_000, 10_000), (0.25, 5000, 20_000), (0.01, 5000, 500_000)],
 )
-def test_a_quota_is_cpu_time_in_short_periods_and_never_below_the_kernels_least(
+def test_a_quota_is_cpu_time_in_short_periods_and_never_below_the_kernels_tick(
     cores: float, quota: int, period: int, tmp_path: Path
 ) -> None:
     limit = CpuQuota(str(v1(tmp_path)), "x", cores)

@@ -17,9 +17,15 @@ from modelyard.dispatch.engines.cgroups import Group
 from modelyard.dispatch.ports import Throttling
 from modelyard.domain.errors import Unsupported
 
-PERIOD_US: Final = 10_000
+_PERIOD_US: Final = 10_000
 """The kernel's default is 100 ms, whose stalls are a multiple of most latency targets: measured in ADR 0049."""
-_LEAST_QUOTA_US: Final = 1_000  # the kernel's (min_cfs_quota_period)
+_LEAST_QUOTA_US: Final = 5_000
+"""Above the tick at which the kernel looks (4 ms at 250 Hz): below it a replica gets less than its share (ADR 0049)."""
+
+
+def quota_period_us(cores: float) -> int:
+    """The period of a quota of so many cores: 10 ms, longer below half a core."""
+    return max(_PERIOD_US, ceil(_LEAST_QUOTA_US / cores))
 
 
 class CpuLimit(Protocol):
@@ -42,12 +48,12 @@ class CpuLimit(Protocol):
 class CpuQuota:
     """CPU time per period, of a group of its own: the kernel stops the replica until the next period beyond it."""
 
-    def __init__(self, parent: str, name: str, cores: float, period_us: int = PERIOD_US) -> None:
+    def __init__(self, parent: str, name: str, cores: float, period_us: int | None = None) -> None:
         """Make the group and write the quota. Raises OSError where that is not allowed."""
         group = Group(parent, name)
         self._group, self.enforcement = group, group.enforcement
         self.group = str(group.path)
-        period_us = max(period_us, ceil(_LEAST_QUOTA_US / cores))
+        period_us = period_us or quota_period_us(cores)
         quota_us = round(cores * period_us)
         if group.v2:
             (group.path / "cpu.max").write_text(f"{quota_us} {period_us}")
