@@ -51,6 +51,7 @@ class Search:
     """What a strategy is made for. `default` is the configuration one would use without a search.
 
     `budget`: real measurements at most, confirmations not counted. `predict` is None where nothing can be simulated.
+    `prepare` is told the points that a strategy will have predicted: together they may cost less than one by one.
     """
 
     space: Space
@@ -59,6 +60,7 @@ class Search:
     budget: int
     seed: int
     predict: Predict | None = None
+    prepare: Callable[[Sequence[Point]], None] | None = None
 
 
 class Strategy(Protocol):

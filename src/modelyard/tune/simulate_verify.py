@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.study import Point, Prediction, Trial
-from modelyard.tune.ports import Proposal, Search, Stop
+from modelyard.tune.ports import Kind, Proposal, Search, Stop
+from modelyard.tune.ranking import known_error
 
 Vector = NDArray[np.float64]
 
@@ -66,7 +67,10 @@ class SimulateVerify:
                 hint="use --strategy bayesian",
             )
         self._search, self._options = search, options
-        found = [(p, search.predict(p)) for p in _candidates(search, options.candidates)]
+        candidates = _candidates(search, options.candidates)
+        if search.prepare is not None:
+            search.prepare(candidates)
+        found = [(p, search.predict(p)) for p in candidates]
         self._points: list[Point] = [p for p, prediction in found if prediction is not None]
         self._predicted: list[Prediction] = [prediction for _, prediction in found if prediction is not None]
         if not self._points:
@@ -91,7 +95,7 @@ class SimulateVerify:
         if not any(t.feasible for _, t in known):
             return self._first(free, objective.mean, chance, bool(trials))
         best = min((k for k, t in known if t.feasible), key=lambda k: objective.mean[k])
-        gain = np.where(free, chance * objective.improvement_on(best), 0.0)
+        gain = np.where(free, chance * objective.improvement_on(best), -1.0)
         k = int(np.argmax(gain))
         if gain[k] < self._options.tolerance and not self._search.aim.pareto:
             return Stop(
@@ -115,7 +119,7 @@ class SimulateVerify:
             if trial.result is not None and all(map(math.isfinite, trial.result.losses)):
                 at.append(k)
                 residuals.append(float(weights @ (np.array(trial.result.losses) - self._losses[k])))
-                noise.append(float(np.hypot.reduce(weights * np.array(trial.result.errors))))
+                noise.append(float(np.hypot.reduce(weights * np.array([known_error(e) for e in trial.result.errors]))))
         return _corrected(
             self._losses @ weights, self._shape, at, np.array(residuals), np.array(noise), self._options.error
         )
@@ -174,7 +178,8 @@ def _candidates(search: Search, most: int) -> list[Point]:
     space = search.space
     if space.size is not None and space.size <= most:
         return list(space.points())
-    return list(dict.fromkeys([search.default, *space.sobol(most - 1, search.seed)]))
+    first = [search.default] if space.check(search.default) is None else []
+    return list(dict.fromkeys([*first, *space.sobol(most - 1, search.seed)]))
 
 
 def _corrected(
@@ -214,3 +219,6 @@ def _weights(trial: int, objectives: int, seed: int) -> Vector:
     if trial < objectives:  # the ends of the front first
         return np.asarray(np.eye(objectives)[trial], np.float64)
     return np.asarray(rng.dirichlet(np.ones(objectives)), np.float64)
+
+
+SIMULATE_VERIFY: Final = Kind("simulate-verify", Options, SimulateVerify)

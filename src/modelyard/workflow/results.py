@@ -9,12 +9,17 @@ from typing import Final
 from modelyard.domain.measurement import Interval, Measurement, Validity
 from modelyard.domain.study import Aim, Goal, Objective, Result
 from modelyard.profile.compare import block_logs
+from modelyard.profile.max_rate import MaxRate
 from modelyard.profile.samples import Samples
 from modelyard.profile.statistics import quantile_of_t
 from modelyard.workflow.choosing import meets, trustworthy
 
 ONE_READING: Final = 0.02
 """Standard error, as a share, of memory, which is read once per block and has no interval."""
+
+
+STEP_OF_RATE: Final = 0.03
+"""Standard error, as a share, of a highest rate: it is found in steps of 5 %."""
 
 
 def result_of(measurement: Measurement, aim: Aim, samples: Samples | None = None) -> Result:
@@ -32,6 +37,22 @@ def result_of(measurement: Measurement, aim: Aim, samples: Samples | None = None
         verdict=str(measurement.verdict),
         measurements=(measurement.id,),
         blocks=() if samples is None else _blocks(measurement, samples, aim),
+    )
+
+
+def result_of_rate(found: MaxRate, aim: Aim) -> Result:
+    """A highest rate as the result of a trial; where none was confirmed, the point is not feasible."""
+    confirmed = [p.evidence.measurement for p in found.probes if p.met and p.load.rate_rps == found.rate_rps]
+    tried = [p.evidence.measurement for p in found.probes]
+    rate = found.rate_rps
+    return Result(
+        losses=(math.inf if rate is None else aim.objectives[0].loss(rate),),
+        errors=(STEP_OF_RATE,),
+        values=(Interval(math.nan if rate is None else rate),),
+        p99_ms=found.p99_ms,
+        feasible=rate is not None,
+        verdict=f"{found.stop}: {found.reason}",
+        measurements=tuple(dict.fromkeys([*reversed(confirmed), *tried])),
     )
 
 

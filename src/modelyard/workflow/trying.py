@@ -6,22 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable, Unsupported
+from modelyard.domain.configuration import Slo
+from modelyard.domain.errors import BackendFailed, Unavailable, Unsupported
 from modelyard.domain.measurement import Measurement
-from modelyard.domain.study import Aim, Point, TrialState
+from modelyard.domain.study import Aim, Goal, Point, TrialState
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile.profiler import ABANDONED
 from modelyard.profile.samples import Samples
+from modelyard.profile.slo_evidence import Limits
 from modelyard.profile.statistics import BlockSummary
 from modelyard.tune.ports import Outcome
-from modelyard.workflow.profiling import Profiling, Report
-from modelyard.workflow.results import infeasible, result_of
+from modelyard.workflow.max_rate import MaxRateRequest, search_on
+from modelyard.workflow.profiling import Profiling
+from modelyard.workflow.progress import Listener, Progress, Step
+from modelyard.workflow.results import infeasible, result_of, result_of_rate
 from modelyard.workflow.spaces import Meaning
 from modelyard.workflow.values import TuneRequest
 
 CLOSED_BLOCK_S: Final = 1.0
 OPEN_BLOCK_S: Final = 10.0
+ANY_RATE_RPS: Final = 1.0
 _MANY: Final = 1_000_000
 """Requests of a block that its duration ends: a closed loop of a fast service makes 100,000 a second."""
 _KEPT_UP: Final = 0.9
@@ -36,10 +41,16 @@ class Trying:
     meaning: Meaning
     aim: Aim
     workload: Workload
-    report: Report
+    listener: Listener
+
+    def report(self, message: str) -> None:
+        """Tell what is being done for the trial."""
+        self.listener(Progress(Step.TUNE, message))
 
     def measure(self, point: Point) -> Outcome:
         """One trial. A service that does not start, or that the first blocks show to be hopeless, is an outcome."""
+        if self._seeks_rate:
+            return self._highest_rate(point, self.workload.seed, again=False)
         configuration = self.meaning.configuration(point)
         work = replace(self.workload, protocol=self.meaning.protocol(point))
         with self.profiling.bench(self.version) as bench:
@@ -47,7 +58,9 @@ class Trying:
         return self._outcome(found[0])
 
     def confirm(self, points: Sequence[Point], seed: int) -> list[Outcome]:
-        """Measure points block by block in turns, under the same fresh schedules."""
+        """Measure points block by block in turns, under the same fresh schedules; highest rates one after the other."""
+        if self._seeks_rate:
+            return [self._rate_again(point, seed) for point in points]
         groups: dict[Workload, list[int]] = {}
         for place, point in enumerate(points):
             work = replace(self.workload, protocol=self.meaning.protocol(point), seed=seed)
@@ -67,6 +80,26 @@ class Trying:
         by_configuration = {m.configuration: m for m in measured}
         missing = Outcome(TrialState.FAILED, detail="it did not start again")
         return {k: self._outcome(by_configuration[c]) if c in by_configuration else missing for k, c in wanted.items()}
+
+    @property
+    def _seeks_rate(self) -> bool:
+        return self.aim.objectives[0].goal is Goal.RATE
+
+    def _rate_again(self, point: Point, seed: int) -> Outcome:
+        try:
+            return self._highest_rate(point, seed, again=True)
+        except (BackendFailed, Unavailable, Unsupported) as error:
+            return Outcome(TrialState.FAILED, detail=str(error))
+
+    def _highest_rate(self, point: Point, seed: int, *, again: bool) -> Outcome:
+        """The highest rate of a point under the SLO; a search of its own, each of its measurements in the hub."""
+        slo = Slo(self.aim.slo_ms or 0.0)
+        request = MaxRateRequest(
+            slo, protocol=self.meaning.protocol(point), seed=seed, limits=Limits(requests=self.workload.requests)
+        )
+        with self.profiling.bench(self.version, again=again) as bench:
+            found = search_on(bench, self.meaning.configuration(point), slo, request, self.listener)
+        return Outcome(TrialState.MEASURED, result_of_rate(found, self.aim))
 
     def _outcome(self, measured: Measurement) -> Outcome:
         samples = Samples.load(self.profiling.hub.measurements.samples(measured))
@@ -91,8 +124,11 @@ class Trying:
         return ""
 
 
-def workload_of(aim: Aim, request: TuneRequest) -> Workload:
-    """What every trial is measured under; only its protocol may be a knob. Raises InvalidInput."""
+def workload_for(aim: Aim, request: TuneRequest) -> Workload:
+    """What every trial is measured under; only its protocol may be a knob.
+
+    The goal `rate` looks for its rate: there the workload has `ANY_RATE_RPS`, in place of each that is tried.
+    """
     if aim.concurrency is not None:
         return Workload(
             Arrival.CLOSED,
@@ -102,11 +138,9 @@ def workload_of(aim: Aim, request: TuneRequest) -> Workload:
             duration_s=request.duration_s or CLOSED_BLOCK_S,
             seed=request.seed,
         )
-    if aim.rate_rps is None:
-        raise InvalidInput(f"'{aim}' has no load of its own")
     return Workload(
         Arrival.POISSON,
-        rate_rps=aim.rate_rps,
+        rate_rps=aim.rate_rps or ANY_RATE_RPS,
         blocks=request.blocks,
         requests=request.requests,
         duration_s=request.duration_s or OPEN_BLOCK_S,
