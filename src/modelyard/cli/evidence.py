@@ -122,7 +122,7 @@ def measurements(
 
 def _scenario_results(cells: Sequence[Measurement]) -> list[RenderableType]:
     """The number that counts in a scenario, one line for each measurement that has one."""
-    lines = []
+    lines: list[RenderableType] = []
     for m in cells:
         if m.indicators.scenario is not None:
             text = str(m.indicators.scenario)

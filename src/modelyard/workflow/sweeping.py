@@ -84,6 +84,6 @@ def feasible(
         if (needed := c.replicas * c.threads) <= cores:
             able.append(c)
         else:
-            reason = f"{c.replicas} replicas x {c.threads} threads need {needed} cores, this machine has {cores}"
+            reason = f"replicas x threads = {c.replicas} x {c.threads} needs {needed} cores, this machine has {cores}"
             skipped.append(SkippedConfiguration(c, reason))
     return able, skipped

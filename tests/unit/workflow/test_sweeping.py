@@ -98,11 +98,11 @@ def test_what_the_machine_cannot_hold_is_skipped_with_the_reason():
     told = []
     found = swept(FakeProfiling(), [A, C], told=told)
     assert [s.configuration for s in found.skipped] == [C]
-    assert "need 3 cores, this machine has 2" in str(found.skipped[0])
+    assert "needs 3 cores, this machine has 2" in str(found.skipped[0])
     assert {m.configuration for m in found.measurements} == {A}
     assert told[0].message.startswith("skipped")
     two_by_two = configuration("a", threads=2, replicas=2)
     assert feasible([two_by_two], 4) == ([two_by_two], [])
     with pytest.raises(InvalidInput) as caught:
         swept(FakeProfiling(), [C])
-    assert "need 3 cores" in caught.value.why
+    assert "needs 3 cores" in caught.value.why
