@@ -10,7 +10,7 @@ from rich.text import Text
 
 from modelyard.cli.layout import BAD, DOUBTFUL, FAINT, GOOD, facts, interval, seconds, section, table, when
 from modelyard.domain import study_figures as figures
-from modelyard.domain.study import Standing, Study, Trial
+from modelyard.domain.study import Point, Standing, Study, Trial
 from modelyard.workflow import study_words as words
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def study(found: Study) -> RenderableType:
 def _trials(found: Study) -> RenderableType:
     objectives = found.aim.objectives
     standing = {r.trial: (r.standing, r.confidence) for r in found.answer.ranking} if found.answer else {}
+    shared = figures.shared_knobs(found.trials)
     again = {t.confirms: t.number for t in found.trials if t.confirms}
     with_p99 = not any(o.statistic == "p99" for o in objectives)
     columns = ["#", "point", *(f"{figures.title(o)}\nexpected" for o in objectives)]
@@ -92,7 +93,7 @@ def _trials(found: Study) -> RenderableType:
         rows.append(
             (
                 str(trial.number),
-                _point(trial),
+                _point(trial, shared),
                 *expected,
                 *got,
                 *p99,
@@ -102,11 +103,12 @@ def _trials(found: Study) -> RenderableType:
         )
     right = "> " + ">" * (2 * len(objectives) + with_p99) + " >"
     expected_columns = [f"{figures.title(o)}\nexpected" for o in objectives]
-    return table(columns, rows, right=right, empty="none yet", spare=("took", *expected_columns))
+    shown = table(columns, rows, right=right, empty="none yet", spare=("took", *expected_columns))
+    return Group(*([Text(f"in every trial: {shared}", style=FAINT)] if shared.knobs else []), shown)
 
 
-def _point(trial: Trial) -> Text:
-    shown = Text(str(trial.point))
+def _point(trial: Trial, shared: Point) -> Text:
+    shown = Text(str(figures.other_knobs(trial.point, shared)))
     if trial.confirms is not None:
         shown.append(f"\nconfirms {trial.confirms}" if trial.confirms else "\nto compare with", style=FAINT)
     if trial.result is None or not trial.result.feasible:

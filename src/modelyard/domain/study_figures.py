@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from modelyard.domain.measurement import Interval
-from modelyard.domain.study import Goal, Objective, Prediction, Trial
+from modelyard.domain.study import Goal, Objective, Point, Prediction, Trial
 
 _UNITS: Final = {
     Goal.LATENCY: "ms",
@@ -52,3 +52,17 @@ def predicted(objectives: Sequence[Objective], prediction: Prediction | None) ->
 def measured(objectives: Sequence[Objective], trial: Trial) -> list[Interval | None]:
     """The value measured of each objective; None where the trial has none."""
     return list(trial.result.values) if trial.result else [None] * len(objectives)
+
+
+def shared_knobs(trials: Sequence[Trial]) -> Point:
+    """The knobs that several trials have in common, with their values: what need not be said of each. Else none."""
+    points = [trial.point for trial in trials]
+    if len(set(points)) < 2:
+        return Point(())
+    return Point(tuple(knob for knob in points[0] if all(knob in point.knobs for point in points[1:])))
+
+
+def other_knobs(point: Point, shared: Point) -> Point:
+    """What is left of a point without those knobs; all of it where nothing else is."""
+    left = tuple(knob for knob in point if knob not in shared.knobs)
+    return Point(left) if left else point

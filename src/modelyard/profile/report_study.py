@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelyard.domain.measurement import Fingerprint, Interval
-from modelyard.domain.study import Objective, Study, Trial
-from modelyard.domain.study_figures import measured, predicted, scaled, title
+from modelyard.domain.study import Objective, Point, Study, Trial
+from modelyard.domain.study_figures import measured, other_knobs, predicted, scaled, shared_knobs, title
 from modelyard.profile.plots.study import expected_against_measured, tradeoff, trials_in_order
 from modelyard.profile.report_page import render
 
@@ -38,6 +38,7 @@ class _Row:
     """One trial of the table."""
 
     trial: Trial
+    point: str
     outcome: str
     cells: tuple[_Cell, ...]
     standing: str
@@ -49,7 +50,7 @@ def render_study(data: StudyData) -> str:
     """The report as one self-contained HTML document: no script, no address, everything escaped."""
     study = data.study
     objectives = study.aim.objectives
-    traded = tradeoff(study)
+    traded, shared = tradeoff(study), shared_knobs(study.trials)
     plots = [*expected_against_measured(study), *trials_in_order(study), *([traded] if traded else [])]
     return render(
         "study.html.j2",
@@ -57,14 +58,15 @@ def render_study(data: StudyData) -> str:
         study=study,
         titles=[title(o) for o in objectives],
         with_p99=not any(o.statistic == "p99" for o in objectives),
-        rows=[_row(study, trial, outcome) for trial, outcome in zip(study.trials, data.outcomes, strict=True)],
+        shared=str(shared),
+        rows=[_row(study, trial, outcome, shared) for trial, outcome in zip(study.trials, data.outcomes, strict=True)],
         searched=sum(t.confirms is None for t in study.trials),
         found=study.answer is not None and study.answer.best is not None,
         plots=plots,
     )
 
 
-def _row(study: Study, trial: Trial, outcome: str) -> _Row:
+def _row(study: Study, trial: Trial, outcome: str, shared: Point) -> _Row:
     objectives = study.aim.objectives
     ranked = {r.trial: r for r in study.answer.ranking} if study.answer else {}
     own = ranked.get(trial.number)
@@ -72,6 +74,7 @@ def _row(study: Study, trial: Trial, outcome: str) -> _Row:
     cells = zip(objectives, predicted(objectives, trial.prediction), measured(objectives, trial), strict=True)
     return _Row(
         trial=trial,
+        point=str(other_knobs(trial.point, shared)),
         outcome=outcome,
         cells=tuple(_cell(o, expected, got) for o, expected, got in cells),
         standing=str(own.standing) if own else f"see {again}" if again else "",

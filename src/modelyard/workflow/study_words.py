@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from modelyard.domain.figures import figure
-from modelyard.domain.study import Standing, Study, Trial
+from modelyard.domain.study import Answer, Standing, Study, Trial
 from modelyard.domain.study_figures import amount, measured, predicted, title
 
 SHORT_ID: Final = 12
@@ -69,13 +70,29 @@ def _verdict(study: Study) -> str:
         return f"Nothing that was measured holds the aim {study.aim}: {found.binding or 'no trial was feasible'}."
     best = next(t for t in study.trials if t.number == found.best)
     if study.aim.pareto:
-        numbers = [r.trial for r in found.ranking if r.standing in (Standing.BEST, Standing.BETTER)]
-        return f"{len(numbers)} configurations are better than every other in something; trial {best.number} is first."
+        return _set(study, found, best)
     if found.default_as_good:
         return f"The default is as good as anything that was measured: {study.default}. Keep it."
     (objective,), (value,) = study.aim.objectives, measured(study.aim.objectives, best)
     reached = f"{title(objective)} {amount(objective, value)}"
     return f"The best is trial {best.number}: {best.point}, with {reached}{_gain(study, best)}."
+
+
+def _set(study: Study, found: Answer, best: Trial) -> str:
+    """Of several objectives: which trials no other beats in all, and which of them is named."""
+    sure = [r.trial for r in found.ranking if r.standing in (Standing.BEST, Standing.BETTER)]
+    unsure = [r.trial for r in found.ranking if r.standing is Standing.TIED]
+    values = zip(study.aim.objectives, measured(study.aim.objectives, best), strict=True)
+    reached = ", ".join(f"{title(o)} {amount(o, value)}" for o, value in values)
+    return (
+        f"Not beaten in everything by another: {_trials(sure)}{f', perhaps {_trials(unsure)}' if unsure else ''}. "
+        f"The best product of the objectives has trial {best.number}: {best.point}, with {reached}"
+        f"{'; the default is as good by it' if found.default_as_good else ''}."
+    )
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _gain(study: Study, best: Trial) -> str:
@@ -93,11 +110,8 @@ def _gain(study: Study, best: Trial) -> str:
 
 
 def _ties(study: Study) -> list[str]:
-    found = study.answer
-    tied = [str(r.trial) for r in found.ranking if r.standing is Standing.TIED] if found else []
-    if not tied:
-        return []
-    return [f"Not to be told from it: trial{'s' if len(tied) > 1 else ''} {', '.join(tied)}."]
+    tied = [r.trial for r in study.answer.ranking if r.standing is Standing.TIED] if study.answer else []
+    return [f"Not to be told from it: {_trials(tied)}."] if tied and not study.aim.pareto else []
 
 
 def searched(study: Study) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.domain.study import Aim, Answer, Ranked, Standing
+from modelyard.domain.study import Aim, Answer, Point, Ranked, Standing, Trial
 from modelyard.workflow.values import DeployRequest, TuneRequest
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import STUDY, FakeYard
@@ -129,6 +129,31 @@ def test_it_says_what_was_found_and_how_to_deploy_it(yard: Yard) -> None:
     assert "cost 7%, p99 22%" in out
     assert "the budget of 3 is spent" in out
     assert "yard deploy digits:1 --from-study std-01234567" in out
+
+
+def test_knobs_that_all_trials_share_are_said_once(yard: Yard, fake: FakeYard) -> None:
+    shared = {"artifact": "onnx", "protocol": "grpc"}
+    trials = tuple(replace(t, point=Point.of({**shared, **dict(t.point)})) for t in STUDY.trials)
+    fake.found = replace(STUDY, trials=trials, answer=None)
+    out = yard("studies", "show", "std-012345").out
+    assert "in every trial: artifact=onnx protocol=grpc" in out
+    assert out.count("protocol=grpc") == 1
+
+
+def test_of_several_objectives_it_says_which_trials_are_not_beaten(yard: Yard, fake: FakeYard) -> None:
+    def both(trial: Trial) -> Trial:
+        if trial.result is None or trial.prediction is None:
+            return trial
+        result = replace(trial.result, losses=trial.result.losses * 2, values=trial.result.values * 2)
+        return replace(trial, result=result, prediction=replace(trial.prediction, losses=trial.prediction.losses * 2))
+
+    ranking = (Ranked(2, Standing.BEST, 0.97), Ranked(1, Standing.BETTER, 0.96), Ranked(4, Standing.TIED, 0.5))
+    aim = Aim.parse("min p99 and min cost at 200 rps")
+    answer = Answer(2, ranking, "the budget of 3 is spent")
+    fake.found = replace(STUDY, aim=aim, trials=tuple(map(both, STUDY.trials)), answer=answer)
+    out = " ".join(yard("studies", "show", "std-012345").out.split())
+    assert "Not beaten in everything by another: trials 2, 1, perhaps trial 4." in out
+    assert "The best product of the objectives has trial 2" in out
 
 
 def test_the_line_that_deploys_it_is_one_that_yard_reads(yard: Yard, fake: FakeYard) -> None:
