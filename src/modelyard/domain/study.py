@@ -272,8 +272,8 @@ class Trial:
 class Standing(StrEnum):
     """A measured point against the winner (one objective), or as a member of the Pareto set (several).
 
-    `better`: not below the winner's, but shown to be better than it (a point that was not confirmed); with several
-    objectives: shown to be dominated by no other. `tied`: neither is shown.
+    `better`: shown to be better than the winner, which a point can only be whose confirmation was not made; with
+    several objectives: shown to be dominated by no other. `tied`: nothing is shown.
     """
 
     BEST = "best"

@@ -131,7 +131,7 @@ class SimulateVerify:
         at, residuals = [], []
         for k, trial in known:
             p99 = trial.result.p99_ms if trial.result is not None else None
-            if p99 is not None and p99.value > 0:
+            if p99 is not None and 0 < p99.value < math.inf:
                 at.append(k)
                 residuals.append(math.log(p99.value) - self._log_p99[k])
         noise = np.full(len(at), self._options.margin)

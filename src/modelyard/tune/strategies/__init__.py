@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from modelyard.tune.strategies.registry import ENTRY_POINTS, Strategies
+from modelyard.tune.strategies.registry import DEFAULT, ENTRY_POINTS, Strategies
 
-__all__ = ["ENTRY_POINTS", "Strategies"]
+__all__ = ["DEFAULT", "ENTRY_POINTS", "Strategies"]

@@ -11,6 +11,7 @@ from modelyard.domain.errors import Conflict, InvalidInput, Unsupported
 from modelyard.domain.study import Knob
 from modelyard.manifest.problems import nearest
 from modelyard.tune.ports import Kind, Search, Strategy
+from modelyard.tune.simulate_verify import SIMULATE_VERIFY
 from modelyard.tune.strategies.bayesian import BAYESIAN
 from modelyard.tune.strategies.epsilon_greedy import EPSILON_GREEDY
 from modelyard.tune.strategies.grid import GRID
@@ -19,6 +20,9 @@ from modelyard.tune.strategies.tpe import TPE
 
 ENTRY_POINTS: Final = "modelyard.strategies"
 """Group of entry points whose objects, called without arguments, give a Kind."""
+
+DEFAULT: Final = SIMULATE_VERIFY.name
+"""The strategy of a search that names none."""
 
 
 class Strategies:
@@ -70,7 +74,7 @@ class Strategies:
 
 def built_in() -> list[Kind]:
     """Those that come with this package."""
-    return [GRID, RANDOM, EPSILON_GREEDY, BAYESIAN, TPE]
+    return [SIMULATE_VERIFY, GRID, RANDOM, EPSILON_GREEDY, BAYESIAN, TPE]
 
 
 def read_options(kind: Kind, options: Mapping[str, Knob]) -> object:
