@@ -32,6 +32,7 @@ from modelyard.workflow import inspecting
 from modelyard.workflow.converting import Converting
 from modelyard.workflow.deploying import Deployer
 from modelyard.workflow.exporting import Exported, Exporting, format_of
+from modelyard.workflow.max_rate import FoundMaxRate, MaxRateRequest, MaxRates
 from modelyard.workflow.profiling import Profiling
 from modelyard.workflow.progress import Listener, silent
 from modelyard.workflow.proof import Proof
@@ -183,6 +184,12 @@ class Yard:
     def profile(self, ref: str, request: ProfileRequest | None = None, *, listener: Listener = silent) -> Sweep:
         """Measure configurations of a version on this node, each under each of the request's workloads."""
         return self.profiling.profile(ref, request or ProfileRequest(), listener)
+
+    def max_rate(
+        self, ref: str, request: MaxRateRequest | None = None, *, listener: Listener = silent
+    ) -> FoundMaxRate:
+        """Find the highest rate at which a configuration of a version meets an SLO, measured on this node."""
+        return MaxRates(self.profiling).find(ref, request or MaxRateRequest(), listener)
 
     def compare(self, a: str, b: str) -> Comparison:
         """Compare two measurements by their ids, from their raw samples. Raises NotFound."""

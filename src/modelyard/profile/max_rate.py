@@ -33,7 +33,10 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One measurement of a search, in the order they were made."""
+    """One measurement of a search, in the order they were made.
+
+    `met`: it met the SLO, on blocks as long as its verdict asks for or as they could be.
+    """
 
     load: Load
     evidence: Evidence
@@ -106,9 +109,9 @@ class _Search:
         return self.limits.measurements - len(self.probes)
 
     def _take(self, load: Load) -> Probe:
-        evidence = self.measure(load)
-        met = load.rate_rps is not None and evidence.meets(self.slo_ms)
-        self.probes.append(Probe(load, evidence, met))
+        evidence, rate = self.measure(load), load.rate_rps
+        longest = rate is not None and self.limits.block(rate, evidence.requests_wanted) <= load.requests
+        self.probes.append(Probe(load, evidence, met=longest and evidence.meets(self.slo_ms)))
         return self.probes[-1]
 
     def _probe(self) -> None:
@@ -179,8 +182,16 @@ class _Search:
                 failed_at = rate
                 if best is not None:
                     break
-                rate *= 1 - self.limits.step
+                rate = self._below(probe)
         return self._confirmed(best) if best else self._unconfirmed(failed_at)
+
+    def _below(self, failed: Probe) -> float:
+        """A step below a rate that was not confirmed; half way to the highest one not shown to miss, where it was."""
+        step = failed.rate_rps * (1 - self.limits.step)
+        if not failed.evidence.misses(self.slo_ms):
+            return step
+        lower = (p.rate_rps for p in self._open if p.rate_rps < step and not p.evidence.misses(self.slo_ms))
+        return min(step, (max(lower, default=0.5 * step) + failed.rate_rps) / 2)
 
     def _long_enough(self, rate: float, seed: int) -> Probe:
         """A confirmation with blocks as long as its own verdict asks for, unless it shows a miss before that."""
@@ -190,7 +201,6 @@ class _Search:
             wanted = self.limits.block(rate, probe.evidence.requests_wanted)
             if wanted <= load.requests or self._left < 1 or self._surely_over(probe.evidence):
                 return probe
-            self.probes[-1] = replace(probe, met=False)  # the longer one decides
             load = replace(load, requests=wanted)
 
     def _requests_near(self, rate: float) -> int:

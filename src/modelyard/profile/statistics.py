@@ -117,7 +117,11 @@ def quantile_of_t(degrees: int, confidence: float = 0.95) -> float:
 
 
 def latency_interval(blocks: Sequence[Samples], share: float, timeout_s: float) -> Interval:
-    """A latency percentile in ms over all blocks, with its interval; the upper end may be the farther one."""
+    """A latency percentile in ms over all blocks, with its interval; the upper end may be the farther one.
+
+    The interval ends at the fastest request seen, and at the timeout or the slowest one: blocks of which some answer at
+    once and others time out would otherwise have bounds of centuries.
+    """
     per_block = [block.latencies_ms(timeout_s) for block in blocks]
     together = np.concatenate(per_block)
     centre = percentile(together, share)
@@ -130,7 +134,8 @@ def latency_interval(blocks: Sequence[Samples], share: float, timeout_s: float) 
     if share > TAIL_BEGINS:
         log_tail = math.log(centre / max(percentile(together, TAIL_BEGINS), 1e-9))
         tail = Bursts.count(per_block).tail_half_width(log_tail, share)
-    return Interval(centre, centre * math.exp(-half), centre * math.exp(max(half, tail)))
+    low, high = centre * math.exp(-half), centre * math.exp(max(half, tail))
+    return Interval(centre, max(low, float(together.min())), min(high, max(float(together.max()), timeout_s * 1e3)))
 
 
 def _logs(values_ms: Sequence[float]) -> NDArray[np.float64]:

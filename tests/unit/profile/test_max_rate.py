@@ -116,6 +116,20 @@ def test_failing_requests_are_no_answer():
     assert "2.0% of the requests fail" in found.reason
 
 
+def test_a_capacity_that_an_open_loop_does_not_reach_is_left_in_large_steps():
+    """The closed loop reached 1000 requests/s, but beyond 560 an open loop falls apart."""
+    service = Scripted()
+
+    def measure(load: Load) -> Evidence:
+        found = service(load)
+        return replace(found, saturated=bool(load.rate_rps and load.rate_rps > 560))
+
+    found = search(50.0, measure)
+    assert 500 <= found.rate_rps <= 560
+    assert found.infeasible_min_rps > 560
+    assert len(found.probes) <= 9
+
+
 def test_a_service_that_answers_nothing_ends_the_search_at_once():
     found = search(5.0, lambda _: Evidence(None, 0.0, 1.0, invalid="no request succeeded"))
     assert found.stop is Stop.FAILING

@@ -77,6 +77,17 @@ def test_intervals_cover_the_known_percentiles_of_an_mm1_queue(share, at_least):
     assert at_least <= covered / runs <= 1.0
 
 
+def test_an_interval_ends_at_the_fastest_request_and_at_the_timeout():
+    """One block of five answers at once, the others time out: the bounds of the logarithm alone are beyond reason."""
+    scheduled = np.arange(200) * 0.01
+    lost = np.full(200, TIMED_OUT, np.int16)
+    blocks = [block(scheduled, scheduled + 2.0, number=k, status=lost) for k in range(4)]
+    blocks.append(block(scheduled, scheduled + 0.001, number=4))
+    found = latency_interval(blocks, 0.99, timeout_s=2.0)
+    assert found.low == pytest.approx(1.0)
+    assert found.high == pytest.approx(2000.0)
+
+
 def test_a_failed_request_counts_as_a_full_timeout():
     scheduled = np.arange(100) * 0.01
     status = np.full(100, OK, np.int16)
