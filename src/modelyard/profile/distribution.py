@@ -75,8 +75,8 @@ class Distribution:
 
 
 def _shares(count: int) -> Numbers:
-    """Evenly spaced in nines, from the smallest request to the largest."""
-    return np.minimum(1 - 10 ** -np.linspace(0, math.log10(max(count, 2)), _STEPS), 1 - 1e-12)
+    """Evenly spaced in nines, from the smallest request to the largest, which stands for what is beyond 1 - 1/count."""
+    return np.asarray(1 - 10 ** -np.linspace(0, math.log10(2 * count), _STEPS))
 
 
 def _rank(shares: Numbers, count: int) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelyard.domain.configuration import Batching, Slo
+from modelyard.domain.configuration import Batching, Configuration, Slo
 from modelyard.domain.measurement import Fingerprint, Indicators, Measurement, Validity
 from modelyard.profile.compare import Comparison
 from modelyard.profile.distribution import Distribution
@@ -179,6 +179,7 @@ def _facts(m: Measurement) -> list[tuple[str, str]]:
             "batching",
             _batching(c.batching),
         ),
+        ("limits", _limits(c)),
         ("engine, serving system", f"{c.engine}, {c.serving_system}"),
         ("load", w.label),
         ("blocks, seed", f"{w.blocks} of {w.requests} requests or {w.duration_s:g} s, seed {w.seed}"),
@@ -205,6 +206,12 @@ def _numbers(m: Measurement) -> list[tuple[str, str]]:
 
 def _batching(b: Batching) -> str:
     return f"up to {b.max_size} rows, wait {b.max_delay_us} µs" if b.max_size > 1 else "off"
+
+
+def _limits(c: Configuration) -> str:
+    cpu = [] if c.cpu_limit is None else [f"{c.cpu_limit:g} cores"]
+    memory = [] if c.memory_limit_bytes is None else [size(c.memory_limit_bytes)]
+    return ", ".join([*cpu, *memory]) or "none"
 
 
 def _cost(i: Indicators) -> str:

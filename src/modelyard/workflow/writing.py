@@ -20,9 +20,10 @@ def whole_file(path: Path, option: str) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise BackendFailed(f"{path} cannot be written", why=str(error), hint=f"give another {option}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -45,6 +45,8 @@ from modelyard.domain.tensors import Tensor
 from modelyard.domain.versions import AliasEvent, Definition, Description, ModelRef, SourceSpec, Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.hub.values import Freed, Lineage, ModelSummary, Page, Registration, VersionQuery
+from modelyard.profile.export import ExportFormat
+from modelyard.workflow.exporting import Exported
 from modelyard.workflow.progress import Progress, Step
 from modelyard.workflow.values import (
     Choice,
@@ -379,6 +381,25 @@ class FakeYard:
     def report(self, ref: str, path: Path) -> Path:
         self._asked("report", (ref, path))
         return path
+
+    def report_measurements(self, ids: Sequence[str], path: Path) -> Path:
+        self._asked("report_measurements", (tuple(ids), path))
+        return path
+
+    def report_comparison(self, a: str, b: str, path: Path) -> Path:
+        self._asked("report_comparison", (a, b, path))
+        return path
+
+    def export(
+        self,
+        path: Path,
+        *,
+        ref: str | None = None,
+        measurements: Sequence[str] = (),
+        format: str | None = None,  # noqa: A002  (the facade's word)
+    ) -> Exported:
+        self._asked("export", (path, ref, tuple(measurements), format))
+        return Exported(str(path), ExportFormat(format or path.suffix[1:]), 2, 1234, (("old", "its blob is gone"),))
 
     def doctor(self) -> list[Finding]:
         self._asked("doctor", None)

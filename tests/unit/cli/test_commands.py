@@ -52,6 +52,7 @@ READING = {
     "findings": ("doctor",),
     "settings": ("config", "show"),
     "report": ("report", "digits", "--html", "out.html"),
+    "exported": ("measurements", "export", "digits", "--out", "out.csv"),
 }
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 Tick = tuple[float, str]
+_NOTHING: Final = 1e-30
+"""No measured quantity is smaller, in any unit; floats below cannot be divided into steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ def linear(values: Iterable[float], *, zero: bool = True, steps: int = 5) -> Sca
     """A linear scale that holds `values`, from 0 unless told otherwise; ticks at 1, 2 or 5 times a power of ten."""
     found = [value for value in values if math.isfinite(value)] or [1.0]
     low, high = (0.0 if zero else min(found)), max(found)
-    if high <= low:
+    if high - low < _NOTHING:
         high = low + (abs(low) or 1.0)
     high += (high - low) * 0.06
     return Scale(low, high, tuple((tick, short(tick)) for tick in _steps(low, high, steps)))

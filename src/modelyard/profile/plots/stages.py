@@ -57,7 +57,7 @@ def stage_split(shown: Sequence[Shown]) -> Plot | None:
     names = [name.replace("_", " ") for name in STAGES] + ([REST] if any(s.rest_ms is not None for s in partly) else [])
     head, height = ax.legend([ax.Entry(name, "bar", _colour(n)) for n, name in enumerate(names)])
     rows = bars.rows(drawn, height + 6)
-    room = svg.CHARACTER * 8
+    room = svg.CHARACTER * 9
     axes = ax.Axes(
         _scale(partly), Scale(0, 1, ()), rows.left, height + 4, svg.WIDTH - rows.left - room, rows.bottom - height
     )
@@ -68,7 +68,7 @@ def stage_split(shown: Sequence[Shown]) -> Plot | None:
     caption = sentence(
         f"'{REST.capitalize()}' is what the client saw beyond the server's stages: kernel, network, its own work.",
         "» marks a bar of a saturated service, cut so that the others can be read." if cut else "",
-        f"{unknown} without it: their raw samples are not there." if unknown else "",
+        f"+ ?: {unknown} of which that is not known." if unknown else "",
         left_out(len(splits) - len(drawn), "are in the table"),
     )
     return Plot("Where the time goes", caption, svg.document(ax.total_height(axes), head, frame, rows.names, *body))
@@ -91,7 +91,8 @@ def _bar(axes: ax.Axes, found: Split, top: float) -> str:
             hover = f"{names[n].replace('_', ' ')} {figure(value)} ms of {figure(found.total_ms)} ms"
             parts.append(svg.rect(left, top, right - left, bars.BAR, f"bar {_colour(n)}", hover))
     cut = "» " if found.total_ms > axes.x.high else ""
-    parts.append(svg.text(axes.at_x(found.total_ms) + 4, top + 12, f"{cut}{figure(found.total_ms)}"))
+    unknown = " + ?" if found.rest_ms is None else ""
+    parts.append(svg.text(axes.at_x(found.total_ms) + 4, top + 12, f"{cut}{figure(found.total_ms)}{unknown}"))
     return svg.group(*parts, hover=found.shown.hover)
 
 

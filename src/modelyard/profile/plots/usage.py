@@ -15,10 +15,10 @@ from modelyard.profile.plots.scales import Scale, linear
 Reading = Callable[[Indicators], "float | None"]
 _MIB: Final = 2**20
 _PANELS: Final[tuple[tuple[str, Reading], ...]] = (
-    ("memory, MiB", lambda i: i.memory_rss_bytes / _MIB),
-    ("CPU cores busy", lambda i: i.cpu_cores),
-    ("GPU memory, MiB", lambda i: None if i.gpu_memory_bytes is None else i.gpu_memory_bytes / _MIB),
-    ("GPU busy, %", lambda i: None if i.gpu_utilisation is None else i.gpu_utilisation * 100),
+    ("RSS, MiB", lambda i: i.memory_rss_bytes / _MIB),
+    ("CPU cores", lambda i: i.cpu_cores),
+    ("GPU, MiB", lambda i: None if i.gpu_memory_bytes is None else i.gpu_memory_bytes / _MIB),
+    ("GPU, %", lambda i: None if i.gpu_utilisation is None else i.gpu_utilisation * 100),
 )
 """What is shown side by side; the GPU's where one was used."""
 
