@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import log
 
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.workload import Protocol
@@ -60,13 +61,15 @@ class ProtocolCost:
     """CPU seconds of one side (server or client) for one protocol; bytes are those of the request and of the answer.
 
     A request costs `request_s + in_s * request bytes + out_s * answer bytes`; each wake-up of the event loop from its
-    sleep costs `wake_s` more, and (server only) each executed batch `batch_s`.
+    sleep costs `wake_s` more, one from a long sleep `cold_s` (caches have cooled down; what follows is part of it), and
+    (server only) each executed batch `batch_s`.
     """
 
     request_s: float = 0.0
     in_s: float = 0.0
     out_s: float = 0.0
     wake_s: float = 0.0
+    cold_s: float = 0.0
     batch_s: float = 0.0
 
     def of(self, request_bytes: float, answer_bytes: float) -> float:
@@ -80,6 +83,7 @@ class Path:
 
     `hop_s` is the latency from the one's send to the other's first instruction, where that one slept only for as long
     as a closed loop of one makes it (`short_idle_s`); `long_hop_s` where it slept for `long_idle_s` or longer.
+    `before` is the share of what waking up from a long sleep costs that is spent before the answer, not after it.
     `jitter_s` are deviations of single requests' latency from the median, ascending quantiles.
     """
 
@@ -87,9 +91,18 @@ class Path:
     client: ProtocolCost
     hop_s: float = 0.0
     long_hop_s: float = 0.0
+    before: float = 1.0
     short_idle_s: float = 1e-4
     long_idle_s: float = 5e-3
     jitter_s: tuple[float, ...] = ()
+
+    def depth(self, idle_s: float) -> float:
+        """How deep a sleep of so many seconds is: 0 up to `short_idle_s`, 1 from `long_idle_s` on, on the logarithm."""
+        if idle_s <= self.short_idle_s:
+            return 0.0
+        if idle_s >= self.long_idle_s:
+            return 1.0
+        return log(idle_s / self.short_idle_s) / log(self.long_idle_s / self.short_idle_s)
 
 
 @dataclass(frozen=True, slots=True)

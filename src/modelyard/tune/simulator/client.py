@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from modelyard.tune.simulator.replica import Replica, Request, Scene, hop
+from modelyard.tune.simulator.replica import Replica, Request, Scene, Sleep
 
 _BURST: Final = 32
 """Overdue requests sent per turn of the loop before answers are read again."""
@@ -21,7 +21,7 @@ class Client:
         half = costs.request_s / 2
         self._send_s = half + costs.in_s * load.request_bytes
         self._receive_s = half + costs.out_s * load.answer_bytes
-        self._wake_s, self._hop, self._first = costs.wake_s, hop(scene.path), scene.overhead.client_first
+        self._sleep, self._first = Sleep(scene.path, costs), scene.overhead.client_first
         self._jitter = scene.path.jitter_s
         self._due: Sequence[float] | None = None if load.due_s is None else load.due_s.tolist()
         self._count = load.count
@@ -29,7 +29,6 @@ class Client:
         self._to_send: list[Request] = []
         self._waiting: deque[Request] = deque()
         self._ready: list[Request] = []
-        self._asleep, self._slept_at = True, -1.0
         self.requests: list[Request] = []
         self.left = self._count
         self.cpu_s = 0.0
@@ -54,7 +53,7 @@ class Client:
         if self._due is None:
             for _ in range(min(self._load.concurrency, self._count)):
                 self._to_send.append(self._made(0.0))
-            self._asleep = False
+            self._sleep.asleep = False
             self._poll(0.0)
         else:
             self._cores.at(self._due[0], self._timer)
@@ -69,17 +68,17 @@ class Client:
     def arrive(self, request: Request) -> None:
         """An answer is there to be read."""
         self._ready.append(request)
-        if self._asleep:
+        if self._sleep.asleep:
             self._wake()
 
     def _timer(self, _: None) -> None:
-        if self._asleep:
+        if self._sleep.asleep:
             self._wake()
 
     def _wake(self) -> None:
-        self._asleep = False
         now = self._cores.now
-        self._cores.at(now + self._hop(now - self._slept_at), self._poll, self._wake_s)
+        late, cost = self._sleep.end(now)
+        self._cores.at(now + late, self._poll, cost)
 
     def _poll(self, cost: float) -> None:
         """One turn: read the answers that are there, then send what is due."""
@@ -88,8 +87,11 @@ class Client:
         if self._due is not None:
             self._take_due(start)
         if not (ready or sending):
-            self._sleep(start)
-            return
+            if self._sleep.after_s:
+                cost, self._sleep.after_s = self._sleep.after_s, 0.0
+            else:
+                self._rest(start)
+                return
         self._ready, self._to_send = [], []
         stretch = 1.0 if self._first or not cores.speed else 1.0 / cores.speed
         each = self._receive_s * stretch
@@ -133,7 +135,7 @@ class Client:
         else:
             self._idle.append(request.connection)
 
-    def _sleep(self, now: float) -> None:
-        self._asleep, self._slept_at = True, now
+    def _rest(self, now: float) -> None:
+        self._sleep.begin(now)
         if self._due is not None and self._next < self._count:
             self._cores.at(self._due[self._next], self._timer)

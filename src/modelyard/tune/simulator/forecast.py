@@ -56,8 +56,8 @@ class Forecast:
 
     `refused`: share of the requests. `cores`: mean CPU cores that the service keeps busy; `core_s_per_request` its CPU
     seconds per answered request. `client_cores`: those of the load client, on the same node. `saturated`: it does not
-    keep up with an open loop: fewer than 98 % are answered while it lasts. `requests`: how many were simulated; a p99 of
-    few is noisy. 0 requests: only bounds were computed (see `Bounds`), because they said enough.
+    keep up with an open loop: fewer than 98 % are answered while it lasts. `requests`: how many were simulated; the p99
+    of few is noisy. 0 requests: only bounds were computed (see `Bounds`), because they said enough.
     """
 
     throughput_rps: float

@@ -6,14 +6,13 @@ one right there, others on a slot's thread), renders its answers and writes them
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel
-from modelyard.domain.latency import Overhead, Path
+from modelyard.domain.latency import Overhead, Path, ProtocolCost
 from modelyard.domain.scheduling import Batch, Scheduler
 from modelyard.tune.simulator.cores import Cores
 from modelyard.tune.simulator.service import Load, Run, SimulatedService
@@ -74,14 +73,30 @@ class Scene:
     tally: Tally
 
 
-def hop(path: Path) -> Callable[[float], float]:
-    """Latency until one who slept for so many seconds has woken up: between short and long on the logarithm."""
-    short, long = path.hop_s, path.long_hop_s or path.hop_s
-    if short == long:
-        return lambda _: short
-    low, span = math.log(path.short_idle_s), math.log(path.long_idle_s / path.short_idle_s)
-    rise, first, last = (long - short) / span, path.short_idle_s, path.long_idle_s
-    return lambda idle: short if idle <= first else long if idle >= last else short + rise * (math.log(idle) - low)
+class Sleep:
+    """How an event loop falls asleep and wakes up: the latency and the CPU that it takes, by how long it slept."""
+
+    __slots__ = ("_before", "_cold_s", "_hop_s", "_longer_s", "_path", "_wake_s", "after_s", "asleep", "since")
+
+    def __init__(self, path: Path, costs: ProtocolCost) -> None:
+        self._path, self._before = path, path.before
+        self._hop_s, self._longer_s = path.hop_s, path.long_hop_s - path.hop_s
+        self._wake_s, self._cold_s = costs.wake_s, costs.cold_s
+        self.asleep, self.since = True, -1.0
+        self.after_s = 0.0
+        """CPU seconds of the present waking that are spent once there is nothing else to do."""
+
+    def begin(self, now: float) -> None:
+        """Fall asleep."""
+        self.asleep, self.since = True, now
+
+    def end(self, now: float) -> tuple[float, float]:
+        """Wake up: seconds until it runs, and CPU seconds that it then spends first."""
+        self.asleep = False
+        deep = self._path.depth(now - self.since)
+        cold = deep * self._cold_s
+        self.after_s += (1.0 - self._before) * cold
+        return self._hop_s + deep * self._longer_s, self._wake_s + self._before * cold
 
 
 class Replica:
@@ -94,7 +109,7 @@ class Replica:
         self._read_s = server.request_s * READ_SHARE + server.in_s * load.request_bytes
         self._render_s = server.request_s * RENDER_SHARE
         self._write_s = server.request_s * (1 - READ_SHARE - RENDER_SHARE) + server.out_s * load.answer_bytes
-        self._wake_s, self._batch_s, self._hop = server.wake_s, server.batch_s, hop(scene.path)
+        self._batch_s, self._sleep = server.batch_s, Sleep(scene.path, server)
         self._handover_s, self._child_s = scene.overhead.handover_s, scene.overhead.child_s
         units = service.curve_units
         self._per_unit = 1.0 if units is None else 1.0 / units
@@ -108,7 +123,6 @@ class Replica:
         self._back: list[tuple[Batch[Request], float]] = []
         self._armed = self._awaiting = False
         self._timer = 0
-        self._asleep, self._slept_at = True, -1.0
         self._ran_at = -1.0
         self._prime()
 
@@ -125,15 +139,15 @@ class Replica:
     def arrive(self, request: Request) -> None:
         """A request is there to be read."""
         self._inbox.append(request)
-        if self._asleep:
-            self._asleep = False
+        if self._sleep.asleep:
             now = self._cores.now
-            self._cores.at(now + self._hop(now - self._slept_at), self._poll, self._wake_s)
+            late, cost = self._sleep.end(now)
+            self._cores.at(now + late, self._poll, cost)
 
     def _rouse(self) -> None:
-        if self._asleep:
-            self._asleep = False
-            self._poll(self._wake_s)
+        """Wake up for a slot or a timer, whose latency is counted elsewhere."""
+        if self._sleep.asleep:
+            self._poll(self._sleep.end(self._cores.now)[1])
 
     def _poll(self, cost: float) -> None:
         """Read what has arrived; sleep where there is nothing to do."""
@@ -142,8 +156,11 @@ class Replica:
             self._inbox = []
             cost += self._read_s * len(inbox)
         elif not (self._armed or self._back):
-            self._asleep, self._slept_at = True, self._cores.now
-            return
+            if self._sleep.after_s:
+                cost, self._sleep.after_s = self._sleep.after_s, 0.0
+            else:
+                self._sleep.begin(self._cores.now)
+                return
         self._tally.cpu_s += cost
         self._cores.work(cost, 1.0, self._turn, inbox)
 
@@ -226,8 +243,8 @@ class Replica:
         slow = self._times.slowdown
         if tally.running and len(slow) > 1:
             wall *= slow[min(tally.running, len(slow) - 1)]
-        if run.rested > 1.0:
-            wall *= 1.0 + (run.rested - 1.0) * min(1.0, (now - self._ran_at) / RESTED_S)
+        if run.rested_s:
+            wall += run.rested_s * min(1.0, (now - self._ran_at) / RESTED_S)
         tally.batches += 1
         tally.rows += batch.rows
         tally.running += 1

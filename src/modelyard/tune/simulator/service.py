@@ -20,14 +20,14 @@ QUANTILES = 65
 class Run:
     """Runs of one batch size: walls of single ones (seconds, ascending), the mean wall and mean CPU seconds.
 
-    `width`: the cores that a run keeps busy; `rested`: the factor on the wall of a run after a pause.
+    `width`: the cores that a run keeps busy; `rested_s`: what a run after a pause takes longer.
     """
 
     walls_s: tuple[float, ...]
     mean_s: float
     cpu_s: float
     width: float
-    rested: float
+    rested_s: float
 
     @property
     def wall_s(self) -> float:
@@ -90,12 +90,12 @@ class ModelTimes:
         cpu = (1.0 - share) * points[low].cpu_s + share * points[high].cpu_s
         if len(points) == 1 and rows > points[0].batch:
             cpu *= rows / points[0].batch
-        rested = [p.rested_s / p.wall_s if p.rested_s and p.wall_s > 0 else 1.0 for p in (points[low], points[high])]
+        rested = [max(0.0, p.rested_s - p.wall_s) if p.rested_s else 0.0 for p in (points[low], points[high])]
         inside = min(max(share, 0.0), 1.0)
         walls = np.maximum(walls, floor)
         mean, cpu = float(walls.mean()), max(cpu, 1e-9)
-        width = max(cpu / mean, 1e-3) if mean > 0 else 1.0
-        return Run(tuple(walls.tolist()), mean, cpu, width, max(1.0, (1.0 - inside) * rested[0] + inside * rested[1]))
+        width = min(max(cpu / mean, 1e-3), float(self.threads)) if mean > 0 else 1.0
+        return Run(tuple(walls.tolist()), mean, cpu, width, (1.0 - inside) * rested[0] + inside * rested[1])
 
 
 def _quantiles(point: CurvePoint, count: int) -> NDArray[np.float64]:
