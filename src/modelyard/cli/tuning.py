@@ -43,7 +43,10 @@ def tune(
     ] = None,
     blocks: Annotated[int, typer.Option("--blocks", min=1, help="Independent blocks per trial.")] = 5,
     requests: Annotated[int, typer.Option("--requests", min=1, help="Requests per block at most.")] = 1000,
-    duration: Annotated[float, typer.Option("--duration", min=0.1, help="Seconds per block at most.")] = 10.0,
+    duration: Annotated[
+        float | None,
+        typer.Option("--duration", min=0.1, help="Seconds per block at most; default: 10, in a closed loop 1."),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="ID", help="Go on with this study, with its own settings.")
     ] = None,
