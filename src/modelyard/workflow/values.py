@@ -152,7 +152,7 @@ class TuneRequest:
     `aim` None: the cheapest configuration under the version's SLO, else the highest throughput at 16 concurrent.
     `space` is a space's YAML text, None the space of the version on this node. `options` are the strategy's settings.
     `budget`: configurations measured at most, confirmations not counted. A trial is `blocks` blocks of `requests`
-    requests or `duration_s` seconds each.
+    requests or `duration_s` seconds each (None: 10 at a rate, 1 in a closed loop, which counts no requests).
 
     A study with the same settings is gone on with, and returned as it is where it is finished, unless `again`. `resume`
     names the one to go on with; it keeps the settings that it was begun with.
@@ -166,12 +166,13 @@ class TuneRequest:
     seed: int = 0
     blocks: int = 5
     requests: int = 1000
-    duration_s: float = 10.0
+    duration_s: float | None = None
     again: bool = False
     resume: str | None = None
 
     def __post_init__(self) -> None:
-        if min(self.budget, self.blocks, self.requests) < 1 or not 0 < self.duration_s < inf:
+        positive = self.duration_s is None or 0 < self.duration_s < inf
+        if min(self.budget, self.blocks, self.requests) < 1 or not positive:
             raise InvalidInput("a study needs a budget, blocks and requests of at least 1 and a positive duration")
         if self.again and self.resume:
             raise InvalidInput("a study is begun again or resumed, not both", hint="leave out one of the two")
