@@ -20,9 +20,11 @@ from modelyard.domain.artifacts import FailureClass, Outcome, Precision, Rejecti
 from modelyard.domain.errors import ModelyardError
 from modelyard.domain.measurement import Validity
 from modelyard.domain.tensors import Datatype
+from modelyard.domain.workload import Arrival, Scenario, TraceLayout
 from modelyard.manifest.schema import Manifest, SourceModel
 from modelyard.manifest.sources import FORMATS
 from modelyard.manifest.step_options import AFTER, BEFORE
+from modelyard.profile.early_stopping import queries_needed
 from modelyard.profile.samples import Samples
 from modelyard.profile.statistics import REQUESTS_FOR_P99, REQUESTS_FOR_P999
 from modelyard.profile.verdicts import Rules
@@ -116,6 +118,19 @@ def test_defaults_of_settings_are_those_documented() -> None:
 @pytest.mark.parametrize("kind", [FailureClass, RejectionReason, Validity])
 def test_every_named_outcome_is_documented(kind: type[StrEnum]) -> None:
     assert {str(member) for member in kind} - rows(page("concepts.md")) == set()
+
+
+@pytest.mark.parametrize("kind", [Arrival, Scenario, TraceLayout])
+def test_every_load_is_documented(kind: type[StrEnum]) -> None:
+    assert {str(member) for member in kind} - rows(page("profiling.md")) == set()
+
+
+def test_early_stopping_is_as_documented() -> None:
+    lines = [line for line in page("profiling.md").splitlines() if line.startswith("|")]
+    for words, confidence in (("queries needed at 99 %", 0.99), ("at 95 %", 0.95)):
+        (line,) = [line for line in lines if line.startswith(f"| {words} |")]
+        cells = [int(cell) for cell in line.split("|")[2:-1]]
+        assert cells == [queries_needed(over, 0.99, confidence) for over in (0, 1, 2, 5, 10)]
 
 
 def test_every_outcome_is_named() -> None:

@@ -68,7 +68,7 @@ def _name(param: Any) -> str:
     if param.param_type_name == "argument":
         return _text(str(param.metavar or param.name.upper()))
     names = ", ".join([*param.opts, *param.secondary_opts])
-    return names if param.is_flag else f"{names} {param.metavar or _choices(param)}"
+    return names if param.is_flag else f"{names} {_text(param.metavar) if param.metavar else _choices(param)}"
 
 
 def _choices(param: Any) -> str:
