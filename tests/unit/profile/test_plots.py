@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.domain.measurement import Interval, Validity
+from modelyard.domain.workload import Protocol
 from modelyard.profile.distribution import MOST_POINTS, Distribution
 from modelyard.profile.plots import (
     STYLE,
@@ -31,6 +32,7 @@ from tests.builders import configuration, measurement
 from tests.unit.profile.report_builders import closed, difficult, in_flight, of, poisson, samples, shown
 
 SVG = "{http://www.w3.org/2000/svg}"
+GRPC = Protocol.GRPC
 value = st.floats(1e-6, 1e9)
 
 
@@ -216,6 +218,19 @@ class TestThroughput:
         ]
         points = [g for g in groups if (g.findtext(f"{SVG}title") or "").count("\n") == 3]
         assert [len([e for e in g if "thin" in e.get("class", "")]) for g in points] == [2, 2, 2]
+
+    def test_only_the_amount_of_load_varies_along_a_curve(self):
+        over_grpc = [
+            Shown(
+                dataclasses.replace(s.measurement, workload=dataclasses.replace(s.measurement.workload, protocol=GRPC)),
+                9,
+            )
+            for s in self.points()[:1]
+        ]
+        root = drawn(throughput_against_p99([*self.points(), *over_grpc]))
+        assert {"http-binary", "grpc"} <= set(texts(root))
+        (curve,) = [e for e in root if e.tag == f"{SVG}path" and "thin" in e.get("class", "")]
+        assert len(places(curve)) == 3
 
     def test_what_has_no_p99_is_counted(self):
         plot = throughput_against_p99([*self.points(), Shown(measurement("short", p99=None), 4)])

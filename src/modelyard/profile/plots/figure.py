@@ -8,7 +8,7 @@ from typing import Final
 
 from modelyard.domain.figures import figure
 from modelyard.domain.measurement import Interval, Measurement, Validity
-from modelyard.domain.workload import Workload
+from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile.distribution import Distribution
 
 BAND: Final = "95 % t-interval over the blocks at each percentile by itself (pointwise)"
@@ -66,16 +66,26 @@ def distinct(names: Sequence[str]) -> dict[str, str]:
 
 
 def load(w: Workload) -> str:
-    """The load in a few words: `closed 8`, `200 rps`, `200 rps x4`."""
-    words = f"{w.rate_rps:g} rps" if w.rate_rps else f"{w.arrival} {w.concurrency}"
-    return f"{words} x{w.batch}" if w.batch > 1 else words
+    """How much load, in a few words: `closed 8`, `200 rps`, `gamma 200 rps`."""
+    if w.rate_rps is None:
+        return f"{w.arrival} {w.concurrency}"
+    return f"{w.rate_rps:g} rps" if w.arrival is Arrival.POISSON else f"{w.arrival} {w.rate_rps:g} rps"
 
 
 def by_configuration(shown: Sequence[Shown]) -> dict[str, list[Shown]]:
-    """The measurements of each configuration, in the order in which configurations first appear."""
+    """The measurements of each configuration, by its name, in the order in which these first appear.
+
+    Where requests travelled or were sized differently, that is part of the name: only the amount of load varies.
+    """
+    kinds = {(s.measurement.workload.protocol, s.measurement.workload.batch) for s in shown}
+    protocols, sizes = ({kind[place] for kind in kinds} for place in (0, 1))
     groups: dict[str, list[Shown]] = {}
     for each in shown:
-        groups.setdefault(each.measurement.configuration.label, []).append(each)
+        w = each.measurement.workload
+        words = [each.measurement.configuration.label]
+        words += [str(w.protocol)] if len(protocols) > 1 else []
+        words += [f"x{w.batch}"] if len(sizes) > 1 else []
+        groups.setdefault(" ".join(words), []).append(each)
     return groups
 
 
@@ -84,7 +94,7 @@ def in_order_of_load(shown: Sequence[Shown]) -> list[Shown]:
 
     def key(each: Shown) -> tuple[bool, float, int]:
         w = each.measurement.workload
-        return w.open_loop, w.rate_rps or float(w.concurrency), w.batch
+        return w.open_loop, w.rate_rps or float(w.concurrency), w.seed
 
     return sorted(shown, key=key)
 

@@ -33,7 +33,7 @@ def latency_distribution(shown: Sequence[tuple[str, Shown]], slo_ms: float | Non
     axes = _axes([d for _, _, d in drawn], height, slo_ms)
     limit = [svg.line(axes.at_x(slo_ms), axes.top, axes.at_x(slo_ms), axes.bottom, "limit wrong")] if slo_ms else []
     body = [_curve(axes, each, d, n) for n, (_, each, d) in enumerate(drawn)]
-    caption = _caption([d for _, _, d in drawn], len(curves) - len(drawn))
+    caption = _caption([(each, d) for _, each, d in drawn], len(curves) - len(drawn))
     frame = axes.draw("latency from the scheduled send time, ms", "share of requests that took no longer")
     return Plot("Latency distribution", caption, svg.document(ax.total_height(axes), head, frame, *body, *limit))
 
@@ -80,9 +80,11 @@ def _stated(axes: ax.Axes, interval: Interval, share: float, lower: float) -> st
     return svg.group(bar, *ends, hover=f"p{share * 100:g} {ms(interval)}")
 
 
-def _caption(drawn: Sequence[Distribution], more: int) -> str:
+def _caption(shown: Sequence[tuple[Shown, Distribution]], more: int) -> str:
+    drawn = [d for _, d in shown]
     failed, of = sum(d.failed for d in drawn), sum(d.requests for d in drawn)
     single = sum(1 for d in drawn if d.band is None)
+    closed = any(not each.measurement.workload.open_loop for each, _ in shown)
     return sentence(
         "Numbers: rows of the table. Each step up is a further nine, so that p99 and p99.9 can be read.",
         "Dotted: too few requests to be sure of that percentile."
@@ -92,5 +94,6 @@ def _caption(drawn: Sequence[Distribution], more: int) -> str:
         "No band: one block has no spread." if single == len(drawn) else "",
         "Bars: the intervals of the table." if single < len(drawn) else "",
         f"{failed:,} of {of:,} requests failed; each counts as the full timeout." if failed else "",
+        "A closed loop sends no faster than it is answered: its latencies promise nothing." if closed else "",
         left_out(more, "are in the table"),
     )

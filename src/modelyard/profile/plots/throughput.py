@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,15 +55,15 @@ def throughput_against_p99(
         points = [_Point(p.shown, _cost(p.shown), p.y, p.kind) for p in points if _has_cost(p.shown)]
     if not points:
         return None
-    names = distinct(list(by_configuration([p.shown for p in points])))
-    colours = {label: svg.series(n) for n, label in enumerate(names)}
-    head, height = ax.legend(_entries(points, names, colours, slo_ms))
+    groups = by_configuration([p.shown for p in points])
+    colours = {s.number: svg.series(n) for n, group in enumerate(groups.values()) for s in group}
+    head, height = ax.legend(_entries(points, list(groups), slo_ms))
     steady = [p for p in points if not p.shown.doubtful] or points
     x = _scale([p.x for p in points], log=not by_cost and max(rates) > 30 * min(rates))
     axes = ax.below(height, x, _scale([p.y for p in steady], log=True, also=slo_ms), height=250)
     beyond = sum(1 for p in points if p.y.value > axes.y.high)
-    body = [_joined(axes, points, colours), *_limit(axes, slo_ms)]
-    body += [_drawn(axes, p, colours) for p in points]
+    body = [_joined(axes, points, groups.values()), *_limit(axes, slo_ms)]
+    body += [_drawn(axes, p, colours[p.shown.number]) for p in points]
     if len(points) <= MOST_LABELS:
         body += beside([axes.at(p.x.value, p.y.value) for p in points], [str(p.shown.number) for p in points])
     title = f"Cost against p99 (all at about {figure(rates[0])} requests/s)" if by_cost else "Throughput against p99"
@@ -99,14 +99,12 @@ def _cost(s: Shown) -> Interval:
     return i.cost_interval or Interval(i.cost_per_million)
 
 
-def _entries(
-    points: Sequence[_Point], names: dict[str, str], colours: dict[str, str], slo_ms: float | None
-) -> list[ax.Entry]:
-    """Colours first where there are several, then what the marks mean, those that occur."""
-    kinds = {p.kind for p in points}
-    entries = [ax.Entry(name, "bar", colours[label]) for label, name in names.items()][: svg.SERIES]
+def _entries(points: Sequence[_Point], names: Sequence[str], slo_ms: float | None) -> list[ax.Entry]:
+    """Colours of configurations first, then what the marks mean, those that occur."""
+    kinds, shortened = {p.kind for p in points}, distinct(names)
+    entries = [ax.Entry(shortened[name], "bar", svg.series(n)) for n, name in enumerate(names[: svg.SERIES])]
     if len(names) > svg.SERIES:
-        entries.append(ax.Entry(f"{len(names) - svg.SERIES} others", "bar", "s7"))
+        entries.append(ax.Entry(f"{len(names) - svg.SERIES} others", "bar", svg.series(svg.SERIES)))
     for kind, words in _KINDS.items():
         if kind in kinds:
             entries.append(ax.Entry(words, kind, "wrong" if kind in ("cross", "triangle") else "s7"))
@@ -122,14 +120,14 @@ def _scale(intervals: Sequence[Interval], *, log: bool, also: float | None = Non
     return logarithmic(every, room=1.3) if log else linear(every)
 
 
-def _joined(axes: ax.Axes, points: Sequence[_Point], colours: dict[str, str]) -> str:
+def _joined(axes: ax.Axes, points: Sequence[_Point], groups: Iterable[Sequence[Shown]]) -> str:
     """Thin lines through the open loops of each configuration that kept up, by rate: its curve."""
+    places = {p.shown.number: axes.at(p.x.value, p.y.value) for p in points}
     lines = []
-    for label, group in by_configuration([p.shown for p in points]).items():
-        places = {p.shown.number: axes.at(p.x.value, p.y.value) for p in points}
+    for n, group in enumerate(groups):
         kept = [s for s in in_order_of_load(group) if s.measurement.workload.open_loop and not s.doubtful]
         if len({s.measurement.workload.rate_rps for s in kept}) > 1:
-            lines.append(svg.polyline([places[s.number] for s in kept], f"thin {colours[label]}"))
+            lines.append(svg.polyline([places[s.number] for s in kept], f"thin {svg.series(n)}"))
     return "".join(lines)
 
 
@@ -137,9 +135,8 @@ def _limit(axes: ax.Axes, slo_ms: float | None) -> list[str]:
     return [svg.line(axes.left, axes.at_y(slo_ms), axes.right, axes.at_y(slo_ms), "limit wrong")] if slo_ms else []
 
 
-def _drawn(axes: ax.Axes, p: _Point, colours: dict[str, str]) -> str:
+def _drawn(axes: ax.Axes, p: _Point, class_: str) -> str:
     x, y = axes.at(p.x.value, p.y.value)
-    class_ = colours[p.shown.measurement.configuration.label]
     bars = []
     if p.x.low is not None and p.x.high is not None:
         bars.append(svg.line(axes.at_x(p.x.low), y, axes.at_x(p.x.high), y, "thin"))
