@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -157,9 +157,9 @@ class _Compiler:
         first, second = self.compile(left), self.compile(right)
         return lambda values: apply(number(first(values)), number(second(values)))
 
-    def _junction(self, over: Callable[[list[bool]], bool], parts: list[ast.expr]) -> _Code:
+    def _junction(self, over: Callable[[Iterable[bool]], bool], parts: list[ast.expr]) -> _Code:
         inner = [self.compile(part) for part in parts]
-        return lambda values: over([bool(code(values)) for code in inner])
+        return lambda values: over(bool(code(values)) for code in inner)
 
     def _call(self, function: Callable[[list[float]], float], args: list[ast.expr]) -> _Code:
         inner = [self.compile(arg) for arg in args]
@@ -175,8 +175,13 @@ class _Compiler:
             compares.append(found)
 
         def compare(values: Values) -> bool:
-            sides = [code(values) for code in codes]
-            return all(test(sides[i], sides[i + 1]) for i, test in enumerate(compares))
+            first = codes[0](values)
+            for test, code in zip(compares, codes[1:], strict=True):
+                second = code(values)
+                if not test(first, second):
+                    return False
+                first = second
+            return True
 
         return compare
 
