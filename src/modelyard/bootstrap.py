@@ -28,11 +28,13 @@ from modelyard.hub import Freed, Hub, Registration
 from modelyard.manifest import ManifestDocument
 from modelyard.profile import Comparison, Price, Profiler, compare
 from modelyard.runtimes import Runtimes, capture
+from modelyard.tune.strategies import Strategies
 from modelyard.workflow import inspecting
 from modelyard.workflow.converting import Converting
 from modelyard.workflow.deploying import Deployer
 from modelyard.workflow.exporting import Exported, Exporting, format_of
 from modelyard.workflow.max_rate import FoundMaxRate, MaxRateRequest, MaxRates
+from modelyard.workflow.predicting import Predicting
 from modelyard.workflow.profiling import Profiling
 from modelyard.workflow.progress import Listener, silent
 from modelyard.workflow.proof import Proof
@@ -40,6 +42,8 @@ from modelyard.workflow.publishing import Publisher
 from modelyard.workflow.registering import Registering
 from modelyard.workflow.reporting import Reporting
 from modelyard.workflow.rows import Rows
+from modelyard.workflow.simulating import Simulating
+from modelyard.workflow.tuning import Tuning
 from modelyard.workflow.values import (
     DeployRequest,
     Finding,
@@ -48,6 +52,8 @@ from modelyard.workflow.values import (
     PublishRequest,
     ServiceStatus,
     Sweep,
+    TunePlan,
+    TuneRequest,
     VersionDiff,
 )
 
@@ -92,6 +98,8 @@ class Yard:
         )
         self._reporting = Reporting(self.hub, price)
         self._exporting = Exporting(self.hub)
+        predicting = Predicting(Simulating(self.profiling), price)
+        self.tuning = Tuning(self.hub, self.profiling, predicting, Strategies.discover())
         self._publisher = Publisher(
             self.hub,
             self._registering,
@@ -185,9 +193,7 @@ class Yard:
         """Measure configurations of a version on this node, each under each of the request's workloads."""
         return self.profiling.profile(ref, request or ProfileRequest(), listener)
 
-    def max_rate(
-        self, ref: str, request: MaxRateRequest | None = None, *, listener: Listener = silent
-    ) -> FoundMaxRate:
+    def max_rate(self, ref: str, request: MaxRateRequest | None = None, *, listener: Listener = silent) -> FoundMaxRate:
         """Find the highest rate at which a configuration of a version meets an SLO, measured on this node."""
         return MaxRates(self.profiling).find(ref, request or MaxRateRequest(), listener)
 
@@ -211,6 +217,14 @@ class Yard:
     def deploy(self, ref: str, request: DeployRequest | None = None, *, listener: Listener = silent) -> Service:
         """Deploy a version: as last published, else as the request says."""
         return self.deployer.deploy(ref, request or DeployRequest(), listener)
+
+    def tune(self, ref: str, request: TuneRequest | None = None, *, listener: Listener = silent) -> Study:
+        """Search the best configuration of a version on this node; what was begun and not finished is gone on with."""
+        return self.tuning.tune(ref, request or TuneRequest(), listener)
+
+    def plan_tune(self, ref: str, request: TuneRequest | None = None, *, listener: Listener = silent) -> TunePlan:
+        """What `tune` would do now, without measuring a service."""
+        return self.tuning.plan(ref, request or TuneRequest(), listener)
 
     def studies(self, ref: str) -> list[Study]:
         """The studies of a version, oldest first. Raises NotFound."""

@@ -9,10 +9,15 @@ from typing import Final
 
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Configuration
-from modelyard.domain.study import Aim, Goal, Objective, Point, Prediction
-from modelyard.domain.workload import Workload
+from modelyard.domain.study import Aim, Goal, Knob, Objective, Point, Prediction
+from modelyard.domain.versions import Version
+from modelyard.domain.workload import Protocol, Workload
 from modelyard.profile.price import Price
 from modelyard.tune.simulator import Forecast, Simulator
+from modelyard.tune.space import Space
+from modelyard.workflow.profiling import reporter
+from modelyard.workflow.progress import Listener, Step
+from modelyard.workflow.simulating import Simulating
 from modelyard.workflow.spaces import Meaning
 
 SHORT: Final = 400
@@ -131,3 +136,26 @@ class Predictor:
 
 def _memory_bytes(artifact: Artifact) -> float:
     return _REPLICA_BYTES + _ARTIFACT_COPIES * artifact.size_bytes
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """Makes predictors: measures what the simulator starts from, once per version and node."""
+
+    simulating: Simulating
+    price: Price
+
+    def of(
+        self, version: Version, meaning: Meaning, space: Space, aim: Aim, workload: Workload, listener: Listener
+    ) -> Predictor | None:
+        """For the points of a space under an aim. None where no artifact has a batch-latency curve."""
+        wanted = [a for t, a in meaning.artifacts.items() if t in _values(space, "artifact", meaning)]
+        protocols = [Protocol(str(p)) for p in _values(space, "protocol", meaning)]
+        threads = tuple(sorted({int(t) for t in _values(space, "threads", meaning)}))
+        simulator = self.simulating.simulator(version, wanted, protocols, listener, threads=threads)
+        return Predictor(simulator, meaning, aim, workload, self.price, reporter(listener, "simulator", step=Step.TUNE))
+
+
+def _values(space: Space, knob: str, meaning: Meaning) -> Sequence[Knob]:
+    dimension = space.knobs.get(knob)
+    return (meaning.defaults[knob],) if dimension is None else dimension.spread(8)
