@@ -21,6 +21,7 @@ from modelyard.profile.report_page import render
 class ReportData:
     """What a report shows. `chosen` and `naive` are measurement ids.
 
+    `met` is whether `chosen` meets the SLO; where it does not, it is only what came closest, and shown as that.
     `commands` are (what it does, command line) to make the numbers again. `reason` says why `chosen` was chosen, or why
     nothing was; `cost_ratio` is the decision's: cost of naive over chosen, None where no difference is shown.
     """
@@ -29,6 +30,7 @@ class ReportData:
     conversions: tuple[Conversion, ...] = ()
     measured: Measured = field(default_factory=Measured)
     chosen: str | None = None
+    met: bool | None = None
     naive: str | None = None
     reason: str = ""
     slo: Slo | None = None
@@ -56,6 +58,7 @@ def render_html(data: ReportData) -> str:
     """The report as one self-contained HTML document: no script, no address, everything escaped."""
     choice = _choice(data)
     shown = data.measured.shown()
+    star = None if data.met is False else data.chosen
     return render(
         "report.html.j2",
         data=data,
@@ -63,16 +66,24 @@ def render_html(data: ReportData) -> str:
         numbers=data.measured.numbers,
         choice=choice,
         marks=_marks(data),
+        word=_word(data),
         missing=data.measured.missing_rows(),
-        plots=plots(shown, _curves(shown, choice), chosen=data.chosen, slo_ms=data.slo.p99_ms if data.slo else None),
+        plots=plots(
+            shown, _curves(shown, choice, _word(data)), chosen=star, slo_ms=data.slo.p99_ms if data.slo else None
+        ),
         fingerprints=data.measured.fingerprints,
     )
 
 
 def _marks(data: ReportData) -> dict[str, str]:
     """What is said beside a measurement; the choice may be the naive one."""
-    marks = {data.naive: "naive", data.chosen: "chosen"}
+    marks = {data.naive: "naive", data.chosen: _word(data)}
     return {name: mark for name, mark in marks.items() if name is not None}
+
+
+def _word(data: ReportData) -> str:
+    """What the chosen measurement is called."""
+    return "closest" if data.met is False else "chosen"
 
 
 def _choice(data: ReportData) -> _Choice | None:
@@ -111,10 +122,10 @@ def _under_the_load_of(naive: Measurement, chosen: Measurement, data: ReportData
     return next(alike, chosen)
 
 
-def _curves(shown: Sequence[Shown], choice: _Choice | None) -> list[tuple[str, Shown]]:
+def _curves(shown: Sequence[Shown], choice: _Choice | None, word: str) -> list[tuple[str, Shown]]:
     """The chosen measurement and the naive one; where nothing was chosen, what there is."""
     if choice is None:
         return curves(shown)
     by_id = {s.measurement.id: s for s in shown}
-    named = [("chosen", choice.compared), *((("naive", choice.naive),) if choice.naive else ())]
+    named = [(word, choice.compared), *((("naive", choice.naive),) if choice.naive else ())]
     return [(f"{name}: {m.configuration.label}", by_id[m.id]) for name, m in named]

@@ -40,6 +40,7 @@ class Reporting:
             conversions=tuple(self.hub.conversions.list(ref)),
             measured=self._measured(measured),
             chosen=decision.chosen if decision else None,
+            met=decision.met if decision else None,
             naive=decision.naive if decision else None,
             reason=decision.reason if decision else "nothing has been published yet",
             slo=decision.slo if decision else version.definition.slo,

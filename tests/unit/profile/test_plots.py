@@ -176,6 +176,12 @@ class TestLatency:
         assert "60 of 12,000 requests failed" in plot.caption
         assert len({e.get("class") for e in root if re.fullmatch(r"s\d", e.get("class", ""))}) == 6
 
+    def test_timeouts_of_ten_seconds_do_not_press_milliseconds_into_a_corner(self):
+        raw = samples(failed=8)
+        root = drawn(latency_distribution([("m", shown(of("m", raw), 1, raw))]))
+        assert "10k" not in texts(root)
+        assert {"5", "10"} <= set(texts(root))
+
     def test_without_samples_there_is_no_plot_and_of_one_block_no_band(self):
         assert latency_distribution([("gone", Shown(measurement(), 1))]) is None
         raw = samples(blocks=1)

@@ -176,6 +176,17 @@ def test_without_such_a_measurement_the_caution_names_the_seeds(data):
     assert "caution: with different seeds (0 and 7)" in html
 
 
+def test_what_only_came_closest_is_not_called_chosen(data):
+    html = render_html(dataclasses.replace(data, met=False))
+    for text in ("What came closest", "NOT met", 'class="badge mark">closest<', "the closest is", "closest: "):
+        assert text in html
+    assert "What was chosen" not in html
+    assert "chosen</text>" not in html
+    met = render_html(dataclasses.replace(data, met=True))
+    assert "at 200 rps</strong>, met" in met
+    assert "chosen</text>" in met
+
+
 def test_a_naive_choice_is_not_compared_with_itself(data):
     plain = data.measured.measurements[1]
     again = dataclasses.replace(plain, id="again", workload=dataclasses.replace(plain.workload, seed=7))

@@ -42,8 +42,14 @@ def _axes(drawn: Sequence[Distribution], head: float, slo_ms: float | None) -> a
     most = max(float(d.shares[-1]) for d in drawn)
     # The few quickest requests would take a third of a logarithmic axis, and nobody asks for them.
     low = min(float(d.latency_ms[np.searchsorted(d.shares, 0.02)]) for d in drawn)
-    values = [low, *(float(d.latency_ms[-1]) for d in drawn), *((slo_ms,) if slo_ms else ())]
+    values = [low, *(_longest(d) for d in drawn), *((slo_ms,) if slo_ms else ())]
     return ax.below(head, logarithmic([max(v, 1e-4) for v in values]), tail(most), height=250)
+
+
+def _longest(d: Distribution) -> float:
+    """Of the requests that were answered: a timeout of seconds would press what took milliseconds into a corner."""
+    answered = d.points_ms[d.points_ok]
+    return float(answered[-1] if d.failed and len(answered) else d.latency_ms[-1])
 
 
 def _curve(axes: ax.Axes, each: Shown, d: Distribution, number: int) -> str:
@@ -93,7 +99,9 @@ def _caption(shown: Sequence[tuple[Shown, Distribution]], more: int) -> str:
         f"Band: {BAND}." if single < len(drawn) else "",
         "No band: one block has no spread." if single == len(drawn) else "",
         "Bars: the intervals of the table." if single < len(drawn) else "",
-        f"{failed:,} of {of:,} requests failed; each counts as the full timeout." if failed else "",
+        f"{failed:,} of {of:,} requests failed; each counts as the full timeout, which may lie beyond the right edge."
+        if failed
+        else "",
         "A closed loop sends no faster than it is answered: its latencies promise nothing." if closed else "",
         left_out(more, "are in the table"),
     )
