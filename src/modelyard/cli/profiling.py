@@ -183,6 +183,9 @@ def profile(
     from modelyard.workflow.values import ProfileRequest
 
     given = None
+    told = (trace_layout, trace_column, trace_interval, trace_function, trace_start or None)
+    if trace is None and any(option is not None for option in told):
+        raise InvalidInput("the --trace-... options are of a trace", hint="name it: --trace FILE")
     if trace is not None:
         from modelyard.profile.traces import TraceFile
 

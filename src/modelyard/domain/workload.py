@@ -68,6 +68,10 @@ class Trace:
         if not (self.digest and self.start_s >= 0 and self.scale > 0):
             raise InvalidInput("a trace needs a digest, a start of 0 s or more and a positive scale")
 
+    def __str__(self) -> str:
+        start = f" from {self.start_s:g} s" if self.start_s else ""
+        return f"{self.digest[:8]}{start}"
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -134,9 +138,7 @@ class Workload:
         if self.rate_rps is None:
             return f"{self.arrival} {self.concurrency}"
         spread = f" cv {self.cv:g}" if self.cv is not None else ""
-        part = f" {self.trace.digest[:8]}" if self.trace else ""
-        if self.trace and self.trace.start_s:
-            part += f" from {self.trace.start_s:g} s"
+        part = f" {self.trace}" if self.trace else ""
         end = f" to {self.end_rate_rps:g}" if self.end_rate_rps is not None else ""
         return f"{self.arrival}{part}{spread} {self.rate_rps:g}{end} rps"
 

@@ -88,21 +88,25 @@ class Recording:
         """Requests before an instant; those of an interval are spread evenly over it."""
         if self.interval_s is None:
             return float(np.searchsorted(self.values, instant_s))
-        whole, part = divmod(instant_s / self.interval_s, 1.0)
-        return float(self.values[: int(whole)].sum() + self.values[int(whole) : int(whole) + 1].sum() * part)
+        return float(np.interp(instant_s, *self._steps(self.interval_s)))
+
+    def _steps(self, interval_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The bounds of the intervals in seconds, and the requests counted until each of them."""
+        counted = np.concatenate([np.zeros(1), np.cumsum(self.values)])
+        return np.arange(len(counted), dtype=np.float64) * interval_s, counted
 
     def _within(
         self, window: tuple[float, float], interval_s: float, scale: float, cv: float, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        first, last = int(window[0] // interval_s), int(np.ceil(window[1] / interval_s))
+        bounds, counted = self._steps(interval_s)
+        edges = np.unique(np.concatenate([window, bounds[(bounds > window[0]) & (bounds < window[1])]]))
         # rounding what has come so far, and not each count, keeps the total
-        counts = np.diff(np.round(np.cumsum(np.concatenate([[0.0], self.values])) * scale)).astype(int)
+        counts = np.diff(np.round(np.interp(edges, bounds, counted) * scale)).astype(int)
         parts = [
-            (number + np.cumsum(uneven_steps(count + 1, cv, rng))[:-1]) * interval_s
-            for number, count in enumerate(counts[first:last].tolist(), start=first)
+            begin + np.cumsum(uneven_steps(count + 1, cv, rng))[:-1] * (end - begin)
+            for begin, end, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True)
         ]
-        times = np.concatenate([np.zeros(0), *parts])
-        return times[(times >= window[0]) & (times < window[1])]
+        return np.concatenate([np.zeros(0), *parts])
 
     def save(self, folder: Path) -> str:
         """Keep the recording in `folder`, under its digest, which is returned; one that is there is left alone."""

@@ -71,6 +71,12 @@ def _loads(request: ProfileRequest, replay: Replay | None) -> Iterator[Workload]
         scenario=request.scenario,
     )
     if arrival is Arrival.CLOSED:
+        if request.slo is not None:
+            raise InvalidInput(
+                "a closed loop has no SLO",
+                why="it finds capacity, which refusals would hide",
+                hint="give a rate (--rate)",
+            )
         yield from (replace(base, concurrency=count) for count in request.closed or (CONCURRENCY,))
     elif arrival is Arrival.TRACE:
         if request.trace is None or replay is None:

@@ -257,6 +257,7 @@ def test_the_help_of_profile_has_its_options_in_groups(yard: Yard) -> None:
     [
         (("profile", "d", "--rate", "50,x"), "--rate 50,x is not a list of rates"),
         (("profile", "d", "--arrival", "trace"), "--arrival trace needs --trace"),
+        (("profile", "d", "--trace-start", "5"), "the --trace-... options are of a trace"),
         (("profile", "d", "--protocol", "grpc,smoke"), "--protocol grpc,smoke: 'smoke' is not a valid Protocol"),
         (("profile", "d", "--arrival", "poisson"), "--arrival poisson needs --rate"),
         (("profile", "d", "--arrival", "closed", "--rate", "5"), "a closed loop has no --rate"),

@@ -74,6 +74,12 @@ def test_counts_come_back_per_interval_whatever_the_spread_within(cv):
     assert offsets == pytest.approx([600, 0, 60, 1200], abs=30 if cv == 3.0 else 12)
 
 
+def test_a_part_of_an_interval_has_its_part_of_the_requests_in_every_block():
+    for number in range(20):
+        assert draw(work(COUNTS, start_s=12.0, duration_s=3.0), number, 3, COUNTS).requests == 30
+        assert draw(work(COUNTS, start_s=54.0, duration_s=72.0, scale=0.5), number, 3, COUNTS).requests == 33
+
+
 def test_counts_scale_both_ways_and_keep_the_whole():
     for scale, whole in ((0.5, 930), (3.0, 5580), (1 / 7, 266)):
         assert draw(work(COUNTS, duration_s=240.0, scale=scale), 0, 3, COUNTS).requests == whole

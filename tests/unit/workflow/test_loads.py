@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modelyard.domain.configuration import Slo
 from modelyard.domain.errors import InvalidInput, NotFound
 from modelyard.domain.workload import Arrival, Protocol, Scenario
 from modelyard.profile.recording import Recording
@@ -95,6 +96,8 @@ def test_a_scenario_brings_its_load(scenario, options, load):
         {"trace": file(), "end_rate_rps": 5.0},
         {"cv": 2.0},
         {"cv": 2.0, "closed": (5,)},
+        {"slo": Slo(20.0)},
+        {"slo": Slo(20.0), "scenario": Scenario.OFFLINE},
     ],
 )
 def test_loads_that_contradict_themselves_are_refused(options):
