@@ -60,7 +60,7 @@ def run(study: Study, search: Search, strategy: Strategy, means: Means) -> Study
 class _Task:
     proposal: Proposal
     prediction: Prediction | None
-    lane: Measure
+    lane: int
     began_s: float
 
 
@@ -75,10 +75,10 @@ class _Run:
     def alone(self) -> str:
         """One trial after the other, in this thread. Returns why it ended."""
         while True:
-            following = self._propose(self._means.lanes[0])
+            following = self._propose(0)
             if isinstance(following, str):
                 return following
-            self._record(following, _attempt(following.lane, following.proposal))
+            self._record(following, _attempt(self._means.lanes[0], following.proposal))
 
     def side_by_side(self) -> str:
         """As many trials at once as there are lanes. Returns why it ended."""
@@ -97,11 +97,13 @@ class _Run:
     def _fill(self, pool: ThreadPoolExecutor) -> str:
         """Give every free lane a point. Returns why there was none for one of them; empty where all have one."""
         busy = [task.lane for task in self._tasks.values()]
-        for lane in (lane for lane in self._means.lanes if lane not in busy):
+        for lane, measure in enumerate(self._means.lanes):
+            if lane in busy:
+                continue
             following = self._propose(lane)
             if isinstance(following, str):
                 return following
-            self._tasks[pool.submit(_attempt, lane, following.proposal)] = following
+            self._tasks[pool.submit(_attempt, measure, following.proposal)] = following
         return ""
 
     def _collect(self, when: str) -> None:
@@ -114,7 +116,7 @@ class _Run:
         for _, future in ended:
             future.result()
 
-    def _propose(self, lane: Measure) -> _Task | str:
+    def _propose(self, lane: int) -> _Task | str:
         """The next point for a lane, or why there is none."""
         trials, pending = self.study.trials, [task.proposal.point for task in self._tasks.values()]
         if len(trials) + len(pending) >= self.study.budget:
