@@ -1,15 +1,24 @@
 """A scripted HTTP service for tests and benchmarks of the load client; it prints its port, then serves until killed.
 
-`python profile_responder.py '{"service_s": 0.01}'`: one server, first come first served. Options:
-`service_s` fixed time per request, never less (0: answer at once); `stall_at` = [request number, seconds]: that
-request blocks the whole process; `refuse_every` n: each n-th request gets a 429; `close_every` n: each n-th response
-closes the connection; `chunked`: chunked bodies; `silent_every` n: each n-th request is never answered.
+`python profile_responder.py '{"service_s": 0.01}'`: first come, first served. Options:
+`service_s` time per request, never less (0: answer at once); `law`: `fixed`, `exponential` (mean `service_s`) or
+`bimodal` (half of `service_s`, but each tenth request on average 5.5 times of it; the mean is the same), drawn from
+`seed`; `servers` k: that many at once; `stall_at` = [request number, seconds]: that request blocks the whole process;
+`refuse_every` n: each n-th request gets a 429; `close_every` n: each n-th response closes the connection; `chunked`:
+chunked bodies; `silent_every` n: each n-th request is never answered; `first`: run before ordinary processes where the
+system allows it, so that other load of the machine does not change the script.
+
+A request is done at max(its arrival, when a server is free) + its service time. An answer that goes out late delays no
+other one, so that the error of a timer (below 0.2 ms on an idle machine) does not add up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import random
 import selectors
 import sys
 import time
@@ -24,7 +33,8 @@ class Responder(asyncio.Protocol):
     """Requests with Content-Length bodies, one at a time per connection."""
 
     options: ClassVar[dict[str, object]] = {}
-    free_at = 0.0
+    free_at: ClassVar[list[float]] = []
+    draws = random.Random(0)
     count = 0
 
     def connection_made(self, transport):
@@ -52,8 +62,17 @@ class Responder(asyncio.Protocol):
             self.respond(self._every("refuse_every"), self._every("close_every"))
             return
         loop = asyncio.get_running_loop()
-        cls.free_at = max(cls.free_at, loop.time()) + service_s
-        loop.call_at(cls.free_at, self.respond, self._every("refuse_every"), self._every("close_every"))
+        first = min(range(len(cls.free_at)), key=cls.free_at.__getitem__)
+        cls.free_at[first] = max(cls.free_at[first], loop.time()) + self._service_s(service_s)
+        loop.call_at(cls.free_at[first], self.respond, self._every("refuse_every"), self._every("close_every"))
+
+    def _service_s(self, mean_s):
+        law = self.options.get("law", "fixed")
+        if law == "exponential":
+            return Responder.draws.expovariate(1 / mean_s)
+        if law == "bimodal":
+            return mean_s * (5.5 if Responder.draws.random() < 0.1 else 0.5)
+        return mean_s
 
     def _every(self, name):
         return bool(self.options.get(name)) and Responder.count % self.options[name] == 0
@@ -75,6 +94,11 @@ class Responder(asyncio.Protocol):
 
 async def main(options):
     Responder.options = options
+    if options.get("first"):
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    Responder.free_at = [0.0] * options.get("servers", 1)
+    Responder.draws = random.Random(options.get("seed", 0))
     server = await asyncio.get_running_loop().create_server(Responder, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
