@@ -123,7 +123,7 @@ def test_a_trace_that_is_not_kept_is_told_before_anything_is_sent(tmp_path):
 
 
 def test_a_ramp_is_not_called_saturated_for_growing(tmp_path):
-    """From 20 to 160 requests/s at a server of 100: the queue grows at the end, and all of it is served."""
+    """From 20 to 120 requests/s at a server of 100: the queue grows at the end, and all of it is served."""
     work = Workload(Arrival.RAMP, rate_rps=20, end_rate_rps=120, requests=200, blocks=3)
     with responder(service_s=SERVICE_S) as (pid, port):
         found = profiler(tmp_path).measure(service(pid, port), work, PAYLOADS).measurement

@@ -8,6 +8,7 @@ read from has moved or changed.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -113,7 +114,7 @@ class Recording:
         path = path_of(folder, self.digest)
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}")  # another process may read the same file now
             with part.open("wb") as file:
                 np.savez_compressed(file, values=self.values, interval_s=np.array([self.interval_s or 0.0]))
             part.replace(path)

@@ -10,6 +10,8 @@ import pytest
 from modelyard.domain.workload import Arrival, Scenario, Workload
 from modelyard.profile.samples import OK
 from modelyard.profile.scenarios import scenario_result
+from modelyard.profile.statistics import BlockSummary
+from modelyard.profile.verdicts import Rules, saturation_signs
 from tests.unit.profile.builders import block
 
 
@@ -63,3 +65,12 @@ def test_offline_is_samples_per_second_to_the_last_answer():
 
 def test_without_a_scenario_there_is_no_such_number():
     assert scenario_result(replace(closed(None)), blocks(), None) is None
+
+
+def test_growth_under_a_load_that_grows_is_no_sign_of_saturation():
+    growing = BlockSummary(1000, 1000, 5.0, 8.0, 9.0, 100.0, 100.0, 100.0, 1.0, 2.0, 3.0, 3.0)
+    assert len(saturation_signs([growing] * 5, Rules())) == 2
+    assert saturation_signs([growing] * 5, Rules(), stationary=False) == []
+    behind = replace(growing, completed_ratio=0.9)
+    (sign,) = saturation_signs([behind] * 5, Rules(), stationary=False)
+    assert "completed 90.0%" in sign

@@ -95,6 +95,8 @@ def test_a_compressed_file_is_the_same_trace(tmp_path):
         ("x,time\n1,2\n2\n", None, "line 3: no cell 2 in a row of 1"),
         ("1,2\n2,3\n", None, "line 1: there is no column timestamp or"),
         (f"{AZURE_2019}\no,a,f,http,1,2\n", None, "line 2: 6 cells under a header of 1444"),
+        (f"{AZURE_2019}\no,a,f,http,{'1,' * 1439}2.5\n", None, "line 2: '2.5' is no number of requests"),
+        (f"{AZURE_2019}\no,a,f,http,{'1,' * 1439}many\n", None, "line 2: 'many' is no number of requests"),
         ("app,func,end_timestamp,duration\na,f,x,1\n", None, "line 2: 'x' is no instant"),
         ("a,b\n", TraceLayout.AZURE_2019, "line 1: the header is not HashOwner"),
         ("a,b\n", TraceLayout.AZURE_2021, "line 1: the header is not app"),
