@@ -94,7 +94,8 @@ def measurements(
 ) -> RenderableType:
     """The indicators of every configuration, grouped by load. `marks`: measurement id -> word in front of its row.
 
-    Numbers of an invalid measurement stand in parentheses, never as if they were good; why is said below.
+    Numbers of an invalid measurement stand in parentheses, never as if they were good, as do the latencies of a
+    saturated one, which grow as long as it is measured. `~` marks a provisional p99. Why is said below.
     """
     marks = marks or {}
     groups: list[RenderableType] = []
@@ -117,7 +118,7 @@ def measurements(
         ]
     if not groups:
         return Text("no measurements", style=FAINT)
-    return Group(*groups[1:], *_doubts(found))
+    return Group(*groups[1:], *doubts([m.verdict.reasons for m in found]))
 
 
 def _scenario_results(cells: Sequence[Measurement]) -> list[RenderableType]:
@@ -134,9 +135,13 @@ def _scenario_results(cells: Sequence[Measurement]) -> list[RenderableType]:
 def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
     c, i = m.configuration, m.indicators
     trusted = m.verdict.validity is not Validity.INVALID
+    p99 = interval(i.p99_ms)
+    if m.verdict.validity is Validity.PROVISIONAL and i.p99_ms is not None:
+        p99 = f"~{p99}"
 
-    def shown(text: str) -> Text:
-        return Text(text) if trusted else Text(f"({text})", style=FAINT)
+    def shown(text: str, *, latency: bool = False) -> Text:
+        doubted = not trusted or (latency and m.verdict.saturated)
+        return Text(f"({text})", style=FAINT) if doubted else Text(text)
 
     knobs = f"{c.runtime} t{c.threads} r{c.replicas} b{c.batching.max_size}"
     name = Text(str(c.target), style="bold" if mark else "")
@@ -149,20 +154,20 @@ def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
     return (
         name,
         shown(number(i.throughput_rps.value)),
-        shown(number(i.p50_ms.value)),
-        shown(number(i.p95_ms.value)),
-        shown(interval(i.p99_ms)),
+        shown(number(i.p50_ms.value), latency=True),
+        shown(number(i.p95_ms.value), latency=True),
+        shown(p99, latency=True),
         f"{size(i.memory_rss_bytes)}\n{number(i.cpu_cores)}",
         shown(money(i.cost_per_million)),
         word(verdict),
     )
 
 
-def _doubts(found: Sequence[Measurement]) -> list[RenderableType]:
-    """Why measurements are not plainly valid: one line for reasons that differ in their figures only."""
+def doubts(found: Sequence[Sequence[str]]) -> list[RenderableType]:
+    """Why measurements are not plainly valid, from each one's reasons: those that differ in figures only are one line."""
     examples: dict[str, list[str]] = {}
-    for m in found:
-        for reason in m.verdict.reasons:
+    for reasons in found:
+        for reason in reasons:
             examples.setdefault(_FIGURES.sub("#", reason), []).append(reason)
     if not examples:
         return []

@@ -13,6 +13,7 @@ from modelyard.cli import evidence
 from modelyard.cli.layout import FAINT, facts, number, section, size, table, when, word
 from modelyard.cli.render import endpoint_rows
 from modelyard.domain.artifacts import Outcome
+from modelyard.domain.measurement import Validity
 
 if TYPE_CHECKING:
     from modelyard.cli.configuration import SettingRow
@@ -190,7 +191,7 @@ def measurement(m: Measurement) -> RenderableType:
             ]
         ),
         section(
-            "Indicators",
+            f"Indicators{_DOUBT.get(m.verdict.validity, '')}",
             facts(
                 [
                     ("throughput", f"{_spread(i.throughput_rps)} requests/s, {number(i.rows_per_s)} rows/s"),
@@ -236,6 +237,12 @@ def measurement(m: Measurement) -> RenderableType:
             ),
         ),
     )
+
+
+_DOUBT = {
+    Validity.INVALID: " (invalid: not to be believed)",
+    Validity.PROVISIONAL: " (provisional: weaker than they look, see why)",
+}
 
 
 def _spread(value: Interval) -> str:
