@@ -72,7 +72,8 @@ def _contenders(tried: Sequence[Trial], confirmed: Sequence[Trial], study: Study
     if study.aim.pareto:
         chances = ranking.nondominated([result for _, result in rest])
         order = sorted(range(len(rest)), key=lambda i: (-chances[i], ranking.score(rest[i][1])))
-        return [rest[i][0] for i in order[: rules.pareto_contenders] if chances[i] > 1 - ranking.CONFIDENCE]
+        likely = [i for i in order if chances[i] > 1 - ranking.CONFIDENCE] or order[:1]
+        return [rest[i][0] for i in likely[: rules.pareto_contenders]]
     rest.sort(key=lambda pair: ranking.score(pair[1]))
     best = rest[0][1]
     return [point for point, result in rest if ranking.overlap(result, best)][: rules.contenders]
@@ -122,11 +123,14 @@ def _answer(study: Study, confirmed: Sequence[Trial], search: Search, stopped: s
         ranked = tuple(ranking.infeasible(counted, slo))
         return Answer(None, ranked, stopped, binding=words, prediction_error=errors)
     default = next((t for t in confirmed if t.point == search.default and t.feasible), None)
-    as_good = default is not None and (default is winner or not _shown_worse(default, winner))
+    rivals = [t.result for t in confirmed if t is not default and t.result is not None and t.feasible]
+    # Each of several rivals may look better by chance; so may the best of them.
+    level = ranking.family(len(rivals))
+    as_good = default is not None and not _shown_worse(default, rivals, level)
     best = default if as_good and default is not None else winner
     return Answer(
         best.number,
-        ranking.against(best, counted, slo),
+        ranking.against(best, counted, slo, level),
         stopped,
         default_as_good=as_good,
         binding=binding.words(study, search, best, counted),
@@ -145,10 +149,10 @@ def _winner(confirmed: Sequence[Trial]) -> Trial | None:
     return min(feasible)[2] if feasible else None
 
 
-def _shown_worse(default: Trial, winner: Trial) -> bool:
-    if default.result is None or winner.result is None:
-        return True
-    return ranking.worse(default.result, winner.result) >= ranking.CONFIDENCE
+def _shown_worse(default: Trial, rivals: Sequence[Result], level: float) -> bool:
+    """Whether any rival is shown to be better than the default."""
+    mine = default.result
+    return mine is not None and any(ranking.worse(mine, rival) >= level for rival in rivals)
 
 
 def prediction_error(study: Study) -> Mapping[str, float]:

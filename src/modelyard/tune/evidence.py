@@ -43,13 +43,6 @@ class Evidence:
     excess: Vector
     excess_errors: Vector
 
-    @property
-    def best(self) -> int | None:
-        """The index of the feasible trial with the least sum of losses; None where none is feasible."""
-        if not self.feasible.any():
-            return None
-        return int(np.argmin(np.where(self.feasible, self.losses.sum(axis=1), math.inf)))
-
     def scalar(self, weights: Vector) -> tuple[Vector, Vector]:
         """One loss per trial, (trials,), and its standard error: with one objective the loss itself.
 

@@ -17,7 +17,7 @@ from modelyard.domain.measurement import Interval
 from modelyard.domain.study import Ranked, Result, Standing, Trial
 
 CONFIDENCE: Final = 0.95
-"""At which a point counts as better or dominated; in between it is tied."""
+"""At which a point counts as better or dominated, where one comparison is made; in between it is tied."""
 _QUANTILE: Final = 1.959964
 """Of the standard normal distribution at 97.5 %."""
 _DRAWS: Final = 4000
@@ -60,6 +60,11 @@ def worse(one: Result, other: Result) -> float:
     return normal_cdf(difference / spread) if spread > 0 else _step(difference)
 
 
+def family(comparisons: int) -> float:
+    """The confidence of each of so many comparisons that leaves them CONFIDENCE together (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(1, comparisons)
+
+
 def overlap(one: Result, other: Result) -> bool:
     """Whether the 95 % intervals of their scores overlap."""
     return abs(score(one) - score(other)) <= _QUANTILE * (error(one) + error(other))
@@ -98,19 +103,22 @@ def log_error(interval: Interval) -> float:
     return math.log(interval.high / interval.low) / (2 * _QUANTILE)
 
 
-def against(best: Trial, trials: Sequence[Trial], slo_ms: float | None, seed: int = 0) -> tuple[Ranked, ...]:
-    """Every trial against the winner, best first. `best` is one of `trials` and has a result."""
+def against(
+    best: Trial, trials: Sequence[Trial], slo_ms: float | None, level: float = CONFIDENCE
+) -> tuple[Ranked, ...]:
+    """Every trial against the winner, best first. `best` is one of `trials` and has a result; `level` is the confidence
+    at which a point counts as better or dominated."""
     feasible = [(t, t.result) for t in trials if t.result is not None and t.feasible]
-    chances = dict(zip((t.number for t, _ in feasible), nondominated([r for _, r in feasible], seed), strict=True))
+    chances = dict(zip((t.number for t, _ in feasible), nondominated([r for _, r in feasible]), strict=True))
     ranked = []
     for trial, result in feasible:
         chance = float(chances[trial.number])
         if trial.number == best.number:
             ranked.append(Ranked(trial.number, Standing.BEST, chance))
         elif len(result.losses) > 1:
-            ranked.append(_in_set(trial.number, chance))
+            ranked.append(_in_set(trial.number, chance, level))
         elif best.result is not None:
-            ranked.append(_by_difference(trial.number, worse(result, best.result)))
+            ranked.append(_by_difference(trial.number, worse(result, best.result), level))
     scores = {t.number: score(r) for t, r in feasible}
     order = list(Standing)
     ranked.sort(key=lambda r: (order.index(r.standing), scores[r.trial]))
@@ -133,18 +141,18 @@ def normal_cdf(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
-def _by_difference(trial: int, chance_worse: float) -> Ranked:
-    if chance_worse >= CONFIDENCE:
+def _by_difference(trial: int, chance_worse: float, level: float) -> Ranked:
+    if chance_worse >= level:
         return Ranked(trial, Standing.DOMINATED, chance_worse)
-    if chance_worse <= 1 - CONFIDENCE:
+    if chance_worse <= 1 - level:
         return Ranked(trial, Standing.BETTER, 1 - chance_worse)
     return Ranked(trial, Standing.TIED, 2 * min(chance_worse, 1 - chance_worse))
 
 
-def _in_set(trial: int, chance: float) -> Ranked:
-    if chance >= CONFIDENCE:
+def _in_set(trial: int, chance: float, level: float) -> Ranked:
+    if chance >= level:
         return Ranked(trial, Standing.BETTER, chance)
-    if chance <= 1 - CONFIDENCE:
+    if chance <= 1 - level:
         return Ranked(trial, Standing.DOMINATED, 1 - chance)
     return Ranked(trial, Standing.TIED, chance)
 

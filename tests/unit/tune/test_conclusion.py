@@ -113,6 +113,44 @@ def test_pairs_can_show_that_the_default_is_worse() -> None:
     assert answer.ranking[1].standing is Standing.DOMINATED
 
 
+def repeated(ratio: float, count: int) -> list[Answer]:
+    """Answers about three contenders and a default that is so many times as dear, with five blocks of 10 % noise."""
+    rng = np.random.default_rng(7)
+
+    def measured(cost: float) -> Result:
+        blocks = tuple((math.log(cost) + 0.1 * float(x),) for x in rng.standard_normal(5))
+        loss = float(np.mean(blocks))
+        return replace(seen(math.exp(loss), noise=0.1 / math.sqrt(5)), blocks=blocks)
+
+    tried = {n: seen(1.0) for n in (1, 2, 3)}
+    return [
+        concluded(tried, Bench({1: measured(1.0), 2: measured(1.0), 3: measured(1.0), 20: measured(ratio)}))[1]
+        for _ in range(count)
+    ]
+
+
+def test_a_default_that_is_as_good_is_seldom_called_worse() -> None:
+    """In 5 % of all answers at most, over all comparisons together; the standard error of 400 is 1.1 %."""
+    assert np.mean([not answer.default_as_good for answer in repeated(1.0, 400)]) < 0.08
+
+
+def test_a_default_that_is_worse_is_mostly_called_so() -> None:
+    assert np.mean([not answer.default_as_good for answer in repeated(1.4, 100)]) > 0.9
+
+
+def test_no_confirmed_point_is_better_than_what_is_kept() -> None:
+    for answer in repeated(1.1, 100):
+        assert Standing.BETTER not in {ranked.standing for ranked in answer.ranking}
+
+
+def test_a_set_of_equal_points_has_contenders() -> None:
+    """Of 19 points that are all the same, none is likely to be nondominated."""
+    same = {n: scripted.result(BOTH, [5, 5], 5, noise=0.3) for n in range(1, 21)}
+    bench = Bench(same)
+    _, answer = concluded(same, bench, aim=BOTH)
+    assert answer.best is not None
+
+
 def test_a_default_the_search_tried_is_measured_again() -> None:
     study, _ = concluded({20: seen(3.0), 1: seen(1.0)}, Bench({1: seen(1.0), 20: seen(3.0)}))
     assert [(t.number, t.confirms) for t in study.trials] == [(1, None), (2, None), (3, 2), (4, 1)]

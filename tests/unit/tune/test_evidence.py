@@ -27,7 +27,6 @@ def test_measured_points_keep_their_losses_and_their_distance_to_the_slo() -> No
     assert known.errors[:, 0] == pytest.approx([0.03, 0.03])
     assert known.feasible.tolist() == [True, False]
     assert known.excess == pytest.approx([math.log(10 / 20) + 1.96 * 0.03, math.log(40 / 20) + 1.96 * 0.03], abs=1e-3)
-    assert known.best == 0
 
 
 def test_an_slo_that_only_the_interval_misses_counts_as_missed() -> None:
