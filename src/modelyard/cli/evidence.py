@@ -164,7 +164,7 @@ def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
 
 
 def doubts(found: Sequence[Sequence[str]]) -> list[RenderableType]:
-    """Why measurements are not plainly valid, from each one's reasons: those that differ in figures only are one line."""
+    """Why measurements are not plainly valid: one line for reasons that differ in figures only. Takes those of each."""
     examples: dict[str, list[str]] = {}
     for reasons in found:
         for reason in reasons:

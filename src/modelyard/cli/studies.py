@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from modelyard.cli.evidence import doubts
 from modelyard.cli.layout import BAD, DOUBTFUL, FAINT, GOOD, facts, interval, seconds, section, table, when
 from modelyard.domain import study_figures as figures
 from modelyard.domain.study import Point, Standing, Study, Trial
@@ -104,22 +105,31 @@ def _trials(found: Study) -> RenderableType:
     right = "> " + ">" * (2 * len(objectives) + with_p99) + " >"
     expected_columns = [f"{figures.title(o)}\nexpected" for o in objectives]
     shown = table(columns, rows, right=right, empty="none yet", spare=("took", *expected_columns))
-    return Group(*([Text(f"in every trial: {shared}", style=FAINT)] if shared.knobs else []), shown)
+    why = doubts([words.reasons(trial) for trial in found.trials])
+    return Group(*([Text(f"in every trial: {shared}", style=FAINT)] if shared.knobs else []), shown, *why)
 
 
 def _point(trial: Trial, shared: Point) -> Text:
     shown = Text(str(figures.other_knobs(trial.point, shared)))
     if trial.confirms is not None:
         shown.append(f"\nconfirms {trial.confirms}" if trial.confirms else "\nto compare with", style=FAINT)
-    if trial.result is None or not trial.result.feasible:
-        shown.append(f"\n{words.outcome(trial)}", style=FAINT)
+    if (ended := words.verdict(trial)) != "valid":
+        shown.append(f"\n{ended}", style=FAINT)
     return shown
 
 
 def _standing(trial: Trial, ranked: dict[int, tuple[Standing, float]], again: int | None) -> Text:
     """With its confidence; a trial that was measured again stands where its confirmation does."""
     if trial.number not in ranked:
-        shown = f"see {again}" if again else "-" if trial.result else str(trial.state)
+        shown = (
+            f"see {again}"
+            if again
+            else str(trial.state)
+            if trial.result is None
+            else "-"
+            if trial.feasible
+            else "infeasible"
+        )
         return Text(shown, style=FAINT)
     standing, confidence = ranked[trial.number]
     return Text(

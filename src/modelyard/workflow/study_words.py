@@ -7,33 +7,56 @@ from collections.abc import Sequence
 from typing import Final
 
 from modelyard.domain.figures import figure
-from modelyard.domain.study import Answer, Standing, Study, Trial
+from modelyard.domain.measurement import Interval
+from modelyard.domain.study import Answer, Point, Prediction, Standing, Study, Trial, TrialState
 from modelyard.domain.study_figures import amount, measured, predicted, title
+from modelyard.tune.ranking import CONFIDENCE
 
 SHORT_ID: Final = 12
 """As in tables: every command takes so short a one."""
 
 
-def progress(study: Study, trial: Trial) -> str:
-    """A finished trial in one line: `trial 3 of 6: threads=2 ...: cost 0.9 -> 0.83 [0.8, 0.86], valid`."""
+def started(study: Study, number: int, proposal: Point, prediction: Prediction | None, reason: str) -> str:
+    """A trial that begins, in one line: `trial 3 of 6: threads=2 ..., expected cost per 1M 0.9: the best ...`."""
     objectives = study.aim.objectives
-    parts = [
-        f"{title(o)} {amount(o, p)} -> {amount(o, m)}" if p is not None else f"{title(o)} {amount(o, m)}"
-        for o, p, m in zip(
-            objectives, predicted(objectives, trial.prediction), measured(objectives, trial), strict=True
-        )
+    values = zip(objectives, predicted(objectives, prediction), strict=True)
+    expected = ", ".join(f"{title(o)} {amount(o, Interval(p))}" for o, p in values if p is not None)
+    return f"trial {number} of {study.budget}: {proposal}{f', expected {expected}' if expected else ''}: {reason}"
+
+
+def ended(study: Study) -> str:
+    """The last thing that was done to a study, in one line: `trial 3: cost per 1M 0.9 -> 0.83 [0.8, 0.86], valid`."""
+    if study.answer is not None:
+        return f"finished: {study.answer.stopped}"
+    trial, objectives = study.trials[-1], study.aim.objectives
+    if trial.result is None:
+        return f"trial {trial.number}: {outcome(trial)}"
+    values = zip(objectives, predicted(objectives, trial.prediction), measured(objectives, trial), strict=True)
+    told = [
+        f"{title(o)} {f'{amount(o, Interval(p))} -> ' if p is not None else ''}{amount(o, m)}" for o, p, m in values
     ]
-    what = "confirming" if trial.confirms is not None else f"trial {trial.number} of {study.budget}"
-    return f"{what}: {trial.point}: {', '.join(parts)}; {outcome(trial)}"
+    held = "" if trial.feasible else ", does not hold the aim"
+    return f"trial {trial.number}: {', '.join(told)}; {verdict(trial)}{held}"
+
+
+def verdict(trial: Trial) -> str:
+    """How a trial ended, without reasons: `valid`, `provisional, saturated`, `failed: out of memory`."""
+    if trial.result is None:
+        return outcome(trial)
+    return trial.result.verdict.partition(":")[0] if trial.state is TrialState.MEASURED else str(trial.state)
+
+
+def reasons(trial: Trial) -> list[str]:
+    """Why a trial's measurement is not plainly valid."""
+    text = trial.result.verdict.partition(": ")[2] if trial.result else ""
+    return text.split("; ") if text else []
 
 
 def outcome(trial: Trial) -> str:
-    """How a trial ended, in a few words."""
+    """How a trial ended, with every reason."""
     if trial.result is None:
         return f"{trial.state}: {trial.detail}" if trial.detail else str(trial.state)
-    if trial.result.feasible or trial.result.p99_ms is None:
-        return trial.result.verdict
-    return f"{trial.result.verdict}, p99 {trial.result.p99_ms} ms"
+    return trial.result.verdict
 
 
 def answer(study: Study) -> list[str]:
@@ -80,12 +103,14 @@ def _verdict(study: Study) -> str:
 
 def _set(study: Study, found: Answer, best: Trial) -> str:
     """Of several objectives: which trials no other beats in all, and which of them is named."""
-    sure = [r.trial for r in found.ranking if r.standing in (Standing.BEST, Standing.BETTER)]
-    unsure = [r.trial for r in found.ranking if r.standing is Standing.TIED]
+    free = [r for r in found.ranking if r.standing in (Standing.BEST, Standing.BETTER, Standing.TIED)]
+    sure = [r.trial for r in free if r.standing is Standing.BETTER or r.confidence >= CONFIDENCE]
+    unsure = [r.trial for r in free if r.trial not in sure]
     values = zip(study.aim.objectives, measured(study.aim.objectives, best), strict=True)
     reached = ", ".join(f"{title(o)} {amount(o, value)}" for o, value in values)
+    told = [_trials(sure)] * bool(sure) + [f"perhaps {_trials(unsure)}"] * bool(unsure)
     return (
-        f"Not beaten in everything by another: {_trials(sure)}{f', perhaps {_trials(unsure)}' if unsure else ''}. "
+        f"Not beaten in everything by another: {' and '.join(told)}. "
         f"The best product of the objectives has trial {best.number}: {best.point}, with {reached}"
         f"{'; the default is as good by it' if found.default_as_good else ''}."
     )

@@ -45,7 +45,7 @@ class Trying:
 
     def report(self, message: str) -> None:
         """Tell what is being done for the trial."""
-        self.listener(Progress(Step.TUNE, message))
+        self.listener(Progress(Step.PROFILE, message))
 
     def measure(self, point: Point) -> Outcome:
         """One trial. A service that does not start, or that the first blocks show to be hopeless, is an outcome."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelyard.domain.errors import InvalidInput, Unsupported
-from modelyard.domain.figures import figure
 from modelyard.domain.study import Aim, Goal, Objective, Prediction, Study
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Workload
@@ -16,6 +15,7 @@ from modelyard.tune import search
 from modelyard.tune.ports import Proposal, Search, Stop, Strategy
 from modelyard.tune.space import Space
 from modelyard.tune.strategies.registry import Strategies
+from modelyard.workflow import study_words
 from modelyard.workflow.predicting import Predicting
 from modelyard.workflow.profiling import Profiling
 from modelyard.workflow.progress import Listener, Progress, Step, silent
@@ -82,11 +82,11 @@ class Tuning:
 
         def save(grown: Study) -> None:
             self.hub.studies.save(grown)
-            listener(Progress(Step.TUNE, _done(grown), len(grown.trials) / (grown.budget + 1)))
+            listener(Progress(Step.TUNE, study_words.ended(grown), len(grown.trials) / (grown.budget + 1)))
 
         def started(number: int, proposal: Proposal, prediction: Prediction | None) -> None:
-            expected = "" if prediction is None else f", expected {_expected(study.aim, prediction)}"
-            listener(Progress(Step.TUNE, f"trial {number}: {proposal.point}{expected}: {proposal.reason}"))
+            words = study_words.started(study, number, proposal.point, prediction, proposal.reason)
+            listener(Progress(Step.TUNE, words))
 
         return search.Means((trying.measure,), trying.confirm, save, started)
 
@@ -164,22 +164,6 @@ def default_aim(version: Version) -> Aim:
     if slo.rate_rps is None:
         return Aim((Objective(Goal.RATE),), slo_ms=slo.p99_ms)
     return Aim((Objective(Goal.COST),), slo_ms=slo.p99_ms, rate_rps=slo.rate_rps)
-
-
-def _done(study: Study) -> str:
-    """The last thing that was done to a study, in words."""
-    if study.answer is not None:
-        return f"finished: {study.answer.stopped}"
-    trial = study.trials[-1]
-    if trial.result is None:
-        return f"trial {trial.number} {trial.state}: {trial.detail}"
-    found = ", ".join(f"{o} {v}" for o, v in zip(study.aim.objectives, trial.result.values, strict=True))
-    return f"trial {trial.number} {trial.state}: {found}" + ("" if trial.feasible else " (not feasible)")
-
-
-def _expected(aim: Aim, prediction: Prediction) -> str:
-    values = (o.value(loss) for o, loss in zip(aim.objectives, prediction.losses, strict=True))
-    return ", ".join(f"{o} {figure(v)}" for o, v in zip(aim.objectives, values, strict=True))
 
 
 def memory_mb() -> int:

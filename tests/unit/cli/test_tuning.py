@@ -152,7 +152,7 @@ def test_of_several_objectives_it_says_which_trials_are_not_beaten(yard: Yard, f
     answer = Answer(2, ranking, "the budget of 3 is spent")
     fake.found = replace(STUDY, aim=aim, trials=tuple(map(both, STUDY.trials)), answer=answer)
     out = " ".join(yard("studies", "show", "std-012345").out.split())
-    assert "Not beaten in everything by another: trials 2, 1, perhaps trial 4." in out
+    assert "Not beaten in everything by another: trials 2, 1 and perhaps trial 4." in out
     assert "The best product of the objectives has trial 2" in out
 
 
