@@ -232,3 +232,13 @@ def test_a_scenario_names_its_number(registered):
     text = " ".join(done.stdout.split())
     assert "early stopping: p99 <= " in text
     assert "at 99% confidence" in text
+
+
+def test_a_sweep_whose_cells_fail_is_exit_code_1_with_each_of_them(registered):
+    done = yard(registered, "profile", "small", "--device", "gpu:63", "--closed", "1,2", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["data"] == []
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert error["what"] == "2 of 2 cells failed"
+    assert "gpu:63" in error["why"]
+    assert done.stderr.count(": starting ") == 1  # it does not start for the second load either
