@@ -77,7 +77,9 @@ class TraceFile:
             with opened(self.path, "rt", encoding="utf-8-sig") as file:
                 yield file
         except FileNotFoundError as error:
-            raise NotFound(f"there is no trace file {self.path}", hint="give its path, or the digest of one replayed before") from error
+            raise NotFound(
+                f"there is no trace file {self.path}", hint="give its path, or the digest of one replayed before"
+            ) from error
         except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
             raise InvalidInput(f"{self.path} cannot be read as text", why=str(error)) from error
 
