@@ -176,8 +176,8 @@ def test_nothing_of_a_killed_search_stays(yard: Yard, answered: Study) -> None:
 
 def test_what_nobody_can_meet_is_exit_code_4_and_cannot_be_deployed(yard: Yard) -> None:
     argv = list(TUNE)
-    argv[argv.index("max throughput at 4 concurrent")] = "min cost under p99 <= 0.001 ms at 50 rps"
-    yard.run(*argv, "--requests", "500", "--duration", "11", code=4)
+    argv[argv.index("max throughput at 4 concurrent")] = "min cost under p99 <= 0.001 ms at 500 rps"
+    yard.run(*argv, "--requests", "500", "--duration", "2", "--budget", "1", code=4)
     study = yard.studies()[-1]
     assert study.answer is not None
     assert study.answer.best is None

@@ -30,6 +30,8 @@ different choices (another artifact, say) are sqrt(2) apart and share an eighth 
 _PRIOR_TRIALS: Final = 4.0
 """How many measurements the assumed size of the simulator's error weighs against what is seen of it."""
 _LEAST_NOISE: Final = 1e-3
+_FAR_WORSE: Final = 5.0
+"""On the log scale: 150 times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,9 @@ class SimulateVerify:
         self._encoded = np.array([search.space.encode(p) for p in self._points])
         # Half of the error's variance is one factor for all points, half is local.
         self._shape = 0.5 + 0.5 * _kernel(self._encoded, self._encoded)
-        self._losses = np.array([p.losses for p in self._predicted])
+        losses = np.array([p.losses for p in self._predicted])
+        self._known_loss = np.isfinite(losses).all(axis=1)
+        self._losses = _finite(losses)
         self._log_p99 = np.log(np.maximum([p.p99_ms for p in self._predicted], 1e-9))
 
     def propose(self, trials: Sequence[Trial], pending: Sequence[Point] = ()) -> Proposal | Stop:
@@ -116,7 +120,7 @@ class SimulateVerify:
         """The loss of every point, the simulator's prediction corrected; several objectives are weighed into one."""
         at, residuals, noise = [], [], []
         for k, trial in known:
-            if trial.result is not None and all(map(math.isfinite, trial.result.losses)):
+            if trial.result is not None and all(map(math.isfinite, trial.result.losses)) and self._known_loss[k]:
                 at.append(k)
                 residuals.append(float(weights @ (np.array(trial.result.losses) - self._losses[k])))
                 noise.append(float(np.hypot.reduce(weights * np.array([known_error(e) for e in trial.result.errors]))))
@@ -131,7 +135,7 @@ class SimulateVerify:
         at, residuals = [], []
         for k, trial in known:
             p99 = trial.result.p99_ms if trial.result is not None else None
-            if p99 is not None and 0 < p99.value < math.inf:
+            if p99 is not None and 0 < p99.value < math.inf and math.isfinite(self._log_p99[k]):
                 at.append(k)
                 residuals.append(math.log(p99.value) - self._log_p99[k])
         noise = np.full(len(at), self._options.margin)
@@ -172,6 +176,13 @@ class Posterior:
         z = (self.mean[best] - self.mean) / deviation
         density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
         return np.asarray(deviation * (z * _normal_cdf(z) + density), np.float64)
+
+
+def _finite(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(points, objectives): where the simulator expects no value (an infinite loss), one far worse than the worst."""
+    known = np.where(np.isfinite(losses), losses, -np.inf).max(axis=0)
+    worst = np.where(np.isfinite(known), known, 0.0) + _FAR_WORSE
+    return np.where(np.isfinite(losses), losses, worst)
 
 
 def _candidates(search: Search, most: int) -> list[Point]:

@@ -82,7 +82,8 @@ class Tuning:
 
         def save(grown: Study) -> None:
             self.hub.studies.save(grown)
-            listener(Progress(Step.TUNE, study_words.ended(grown), len(grown.trials) / (grown.budget + 1)))
+            share = 1.0 if grown.answer else len(grown.trials) / (grown.budget + 1)  # the confirmation is one more
+            listener(Progress(Step.TUNE, study_words.ended(grown), share))
 
         def started(number: int, proposal: Proposal, prediction: Prediction | None) -> None:
             words = study_words.started(study, number, proposal.point, prediction, proposal.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,21 @@ def test_what_cannot_be_predicted_is_never_proposed():
 
     trials, _ = run(SimulateVerify(search(only_onnx), Options()))
     assert {t.point["artifact"] for t in trials} == {"onnx"}
+
+
+def test_points_that_are_expected_to_give_no_value_neither_win_nor_spoil_the_rest():
+    def torch_is_hopeless(point: Point) -> Prediction:
+        found = prediction(point)
+        return found if point["artifact"] != "torch" else replace(found, losses=(math.inf,), p99_ms=math.inf)
+
+    strategy = SimulateVerify(search(torch_is_hopeless), Options())
+    trials, stopped = run(strategy)
+    assert {t.point["artifact"] for t in trials} == {"openvino"}
+    assert "nan" not in stopped
+    with_default = [*trials, measured(search().default, len(trials))]
+    following = strategy.propose(with_default)
+    assert "nan" not in following.reason
+    assert isinstance(following, Stop) or following.point["artifact"] != "torch"
 
 
 def test_without_predictions_it_says_what_to_use_instead():
