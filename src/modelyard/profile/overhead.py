@@ -47,6 +47,8 @@ _SLOW_S: Final = 2e-3
 _RARE_RPS: Final = 200.0
 _OFTEN_RPS: Final = 1000.0
 _JITTER: Final = 129
+_LEAST_TOLD: Final = 0.1
+"""Sleeps per request, at least, from which their cost can be told."""
 _START_S: Final = 30.0
 _WARM_UP = WarmUpRule(max_blocks=3, max_s=0.6, block_s=0.15)
 
@@ -122,12 +124,19 @@ def _path(bench: _Bench, protocol: Protocol) -> tuple[Path, _Seen]:
 
 
 def _fit(rows: Sequence[tuple[float, ...]]) -> list[float]:
-    """Coefficients, none negative, of the columns after the first, which is what they add up to."""
+    """Coefficients, none negative, of the columns after the first, which is what they add up to.
+
+    Relative errors count, so that a cell of large costs does not decide alone. A column of next to nothing (a loop that
+    never sleeps) says nothing: its coefficient is 0.
+    """
     from scipy.optimize import nnls
 
     table = np.array(rows)
-    found: list[float] = nnls(table[:, 1:], table[:, 0])[0].tolist()
-    return found
+    table /= table[:, :1]
+    told = np.max(np.array(rows)[:, 1:], axis=0) >= _LEAST_TOLD
+    found = np.zeros(table.shape[1] - 1)
+    found[told] = nnls(table[:, 1:][:, told], table[:, 0])[0]
+    return [float(value) for value in found]
 
 
 def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -52,7 +52,7 @@ class Client:
         """Begin the load."""
         if self._due is None:
             for _ in range(min(self._load.concurrency, self._count)):
-                self._to_send.append(self._made(0.0))
+                self._connected(self._made(0.0))
             self._sleep.asleep = False
             self._poll(0.0)
         else:

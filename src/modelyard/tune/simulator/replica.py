@@ -151,9 +151,8 @@ class Replica:
 
     def _poll(self, cost: float) -> None:
         """Read what has arrived; sleep where there is nothing to do."""
-        inbox = self._inbox
+        inbox, self._inbox = self._inbox, []
         if inbox:
-            self._inbox = []
             cost += self._read_s * len(inbox)
         elif not (self._armed or self._back):
             if self._sleep.after_s:
