@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from modelyard.domain.services import Endpoint
 from modelyard.domain.tensors import Signature
 from modelyard.domain.workload import Arrival, Protocol, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, Samples, WarmUpRule, compare
+from modelyard.profile.kept_blocks import OLDEST_S, KeptBlocks
 from modelyard.profile.process import ClientProcess, write_plan
 from modelyard.profile.profiler import ABANDONED
 from tests.builders import configuration
@@ -267,20 +269,55 @@ def test_a_client_that_dies_is_an_error_with_its_log(tmp_path, gone):
     assert "client.log" in caught.value.hint
 
 
-def test_an_interrupted_measurement_leaves_no_client_and_no_files(tmp_path):
-    work = Workload(Arrival.CONSTANT, rate_rps=500, requests=50, blocks=3)
+def _interrupted(tmp_path: Path, work: Workload, blocks: int, address: tuple[int, int]) -> None:
+    """Measure until so many blocks are done, then be interrupted."""
 
     def interrupt(progress):
-        if progress.stage == "block" and progress.done == 1:
+        if progress.stage == "block" and progress.done == blocks:
             raise KeyboardInterrupt
 
-    with responder() as (pid, port), pytest.raises(KeyboardInterrupt):
-        profiler(tmp_path).measure(service(pid, port), work, PAYLOADS, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        profiler(tmp_path).measure(service(*address), work, PAYLOADS, progress=interrupt)
+
+
+def test_an_interrupted_measurement_leaves_no_client_and_no_files(tmp_path):
+    work = Workload(Arrival.CONSTANT, rate_rps=500, requests=50, blocks=3)
+    with responder() as address:
+        _interrupted(tmp_path, work, 0, address)
     assert list(tmp_path.iterdir()) == []
     deadline = time.monotonic() + 5
     while _clients_of(tmp_path):
         assert time.monotonic() < deadline, "the load client is still there"
         time.sleep(0.02)
+
+
+def test_an_interrupted_measurement_goes_on_with_its_next_block(tmp_path):
+    work = Workload(Arrival.CONSTANT, rate_rps=500, requests=50, blocks=3)
+    with responder() as address:
+        _interrupted(tmp_path, work, 2, address)
+        (left,) = tmp_path.iterdir()
+        kept = [Samples.load(left / f"block-{k}.npz").completed_s for k in range(2)]
+        cell = profiler(tmp_path).measure(service(*address), work, PAYLOADS)
+    blocks = Samples.load(cell.samples).blocks()
+    assert len(blocks) == 3
+    for before, block in zip(kept, blocks, strict=False):
+        np.testing.assert_array_equal(before, block.completed_s)
+    assert cell.measurement.indicators.requests == 150
+    assert sorted(p.name for p in cell.samples.parent.iterdir()) == ["client.log", "plan.json", "samples.npz"]
+
+
+def test_blocks_that_were_left_long_ago_or_for_another_load_are_not_taken(tmp_path):
+    work = Workload(Arrival.CONSTANT, rate_rps=500, requests=50, blocks=2)
+    with responder() as address:
+        _interrupted(tmp_path, work, 1, address)
+        (left,) = tmp_path.iterdir()
+        kept = KeptBlocks(left, clock=lambda: time.time() + OLDEST_S + 1)
+        assert kept.find(0) is None
+        assert KeptBlocks(left).find(0) is not None
+        other = profiler(tmp_path).measure(service(*address), replace(work, seed=7), PAYLOADS)
+        assert other.samples.parent != left
+        (left / "block-0.npz").unlink()
+        assert KeptBlocks(left).find(0) is None
 
 
 def test_grpc_needs_a_port_and_a_measurement_needs_payloads(tmp_path):

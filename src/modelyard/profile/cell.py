@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Workload
 from modelyard.profile import recording, sentinel
 from modelyard.profile.bursts import Bursts
+from modelyard.profile.kept_blocks import KeptBlock, KeptBlocks
 from modelyard.profile.plan import BlockDone, WarmedUp, WarmUpRule
 from modelyard.profile.price import Price
 from modelyard.profile.process import ClientProcess, write_plan
@@ -136,6 +138,7 @@ class Cell:
             trace_file=trace_file(workload, conditions.traces),
         )
         self._tally = _Tally()
+        self._kept = KeptBlocks(directory)
         self._warmed: WarmedUp | None = None
         self._began = sentinel.Pulse.take()
 
@@ -156,14 +159,25 @@ class Cell:
         self._tally.canaries_s += [sentinel.canary_s() for _ in range(3)]
 
     def take_block(self, number: int) -> None:
-        """Measure block `number`; again while the canary says the machine was disturbed and retakes are left."""
+        """Measure block `number`; again while the canary says the machine was disturbed and retakes are left.
+
+        A block that a killed process finished a short time ago is taken as it is.
+        """
+        kept = self._kept.find(number)
+        if kept is not None:
+            self._tally.canaries_s += kept.canaries_s
+            samples = Samples.load(Path(kept.done.samples))
+            self._tally.blocks.append(_Block(samples, kept.done, kept.usage, kept.stages, kept.noisy))
+            return
         rules = self._conditions.rules
         while True:
             block = self._measure(number)
             if not block.noisy or self._tally.discarded >= rules.max_retakes:
-                self._tally.blocks.append(block)
-                return
+                break
             self._tally.discarded += 1
+        self._tally.blocks.append(block)
+        canaries = tuple(self._tally.canaries_s[-2:])
+        self._kept.keep(number, KeptBlock(block.done, block.usage, block.stages, block.noisy, canaries, time.time()))
 
     @property
     def summaries(self) -> list[BlockSummary]:

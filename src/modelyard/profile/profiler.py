@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Workload
 from modelyard.profile.cell import Cell, Conditions, MeasuredCell, MeasuredService
 from modelyard.profile.fingerprint import fingerprint
+from modelyard.profile.kept_blocks import cell_key
 from modelyard.profile.plan import WarmUpRule
 from modelyard.profile.price import Price
 from modelyard.profile.statistics import BlockSummary
@@ -48,7 +48,8 @@ def _never(_: Sequence[BlockSummary]) -> str:
 class Profiler:
     """Makes measurements. Not thread-safe: two measurements at once would disturb each other.
 
-    `work_dir` holds plans and samples while and after they are made; each cell has a directory of its own there.
+    `work_dir` holds plans and samples while and after they are made; each cell has a directory of its own there, for
+    one process at a time. A measurement whose process was killed goes on with its next block.
     `clock` stamps measurements (durations come from the monotonic clock). `traces` is where recordings are kept.
     """
 
@@ -107,7 +108,10 @@ class Profiler:
         total = workload.blocks * len(targets)
         conditions = self._conditions()
         with ExitStack() as stack:
-            cells = [stack.enter_context(self._cell(t, workload, payloads, conditions)) for t in targets]
+            cells = [
+                stack.enter_context(self._cell(k, target, workload, payloads, conditions))
+                for k, target in enumerate(targets)
+            ]
             for cell in cells:
                 progress(Progress("warm-up", 0, total))
                 cell.warm_up()
@@ -141,16 +145,27 @@ class Profiler:
 
     @contextmanager
     def _cell(
-        self, target: MeasuredService, workload: Workload, payloads: Sequence[Tensors], conditions: Conditions
+        self,
+        place: int,
+        target: MeasuredService,
+        workload: Workload,
+        payloads: Sequence[Tensors],
+        conditions: Conditions,
     ) -> Iterator[Cell]:
-        """A cell with a directory of its own, which is removed when the measurement is not finished."""
-        self._work_dir.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(prefix="cell-", dir=self._work_dir))
+        """A cell with a directory of its own.
+
+        It stays where the process is killed or interrupted after a block, for the same cell to go on with.
+        """
+        node = conditions.fingerprint.id
+        key = cell_key(target.model, target.version, target.configuration, workload, node, place)
+        directory = self._work_dir / f"cell-{key}"
+        directory.mkdir(parents=True, exist_ok=True)
         try:
             with Cell(directory, target, workload, payloads, conditions) as cell:
                 yield cell
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+        except BaseException as error:
+            if isinstance(error, Exception) or not any(directory.glob("kept-*.json")):
+                shutil.rmtree(directory, ignore_errors=True)
             raise
-        for leftover in (*directory.glob("block-*.npz"), directory / "payloads.bin"):
+        for leftover in (*directory.glob("block-*.npz"), *directory.glob("kept-*.json"), directory / "payloads.bin"):
             leftover.unlink(missing_ok=True)
