@@ -5,6 +5,7 @@ First come, first served, Poisson arrivals, mean service 1 ms. Latencies in ms. 
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,12 +63,11 @@ def completions(due_s: Floats, service_s: Floats, servers: int = 1) -> Floats:
     if servers == 1:
         served = np.cumsum(service_s)
         return np.asarray(served + np.maximum.accumulate(due_s - (served - service_s)), np.float64)
-    free = [0.0] * servers
-    done = np.empty_like(due_s)
-    for k, (due, service) in enumerate(zip(due_s.tolist(), service_s.tolist(), strict=True)):
-        first = min(range(servers), key=free.__getitem__)
-        free[first] = done[k] = max(free[first], due) + service
-    return done
+    free, done = [0.0] * servers, []
+    for due, service in zip(due_s.tolist(), service_s.tolist(), strict=True):
+        done.append(max(free[0], due) + service)
+        heapq.heapreplace(free, done[-1])
+    return np.array(done)
 
 
 def poisson(rate_rps: float, requests: int) -> Workload:

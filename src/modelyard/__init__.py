@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from modelyard.domain.artifacts import Target
     from modelyard.domain.configuration import Slo
     from modelyard.domain.study import Aim
+    from modelyard.workflow.max_rate import MaxRateRequest
     from modelyard.workflow.values import DeployRequest, ProfileRequest, PublishRequest, TuneRequest
 
 _WHERE = {
     "Aim": "modelyard.domain.study",
     "Dataset": "modelyard.bootstrap",
     "DeployRequest": "modelyard.workflow.values",
+    "MaxRateRequest": "modelyard.workflow.max_rate",
     "ProfileRequest": "modelyard.workflow.values",
     "PublishRequest": "modelyard.workflow.values",
     "Settings": "modelyard.config",
@@ -40,6 +42,7 @@ __all__ = [
     "Aim",
     "Dataset",
     "DeployRequest",
+    "MaxRateRequest",
     "ProfileRequest",
     "PublishRequest",
     "Settings",

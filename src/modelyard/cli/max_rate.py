@@ -129,12 +129,12 @@ def shown(found: FoundMaxRate) -> RenderableType:
                 ("load", f"poisson x{found.batch} {found.protocol}"),
             ]
         ),
-        section("Measurements", _probes(answer.probes)),
+        section("Measurements", _probes(answer.probes, answer.slo_p99_ms)),
     )
 
 
-def _probes(probes: tuple[Probe, ...]) -> RenderableType:
-    from modelyard.cli.layout import interval, number, table, word
+def _probes(probes: tuple[Probe, ...], slo_p99_ms: float) -> RenderableType:
+    from modelyard.cli.layout import interval, number, table
 
     rows = []
     for probe in probes:
@@ -148,7 +148,7 @@ def _probes(probes: tuple[Probe, ...]) -> RenderableType:
                 f"({p99})" if evidence.invalid else p99,
                 f"{evidence.error_fraction:.1%}",
                 f"{probe.load.requests:,}",
-                word(_told(probe)),
+                _told(probe, slo_p99_ms),
                 evidence.measurement[:12],
             )
         )
@@ -161,18 +161,18 @@ def _probes(probes: tuple[Probe, ...]) -> RenderableType:
     )
 
 
-def _told(probe: Probe) -> str:
+def _told(probe: Probe, slo_p99_ms: float) -> str:
     """What a probe said of the SLO. Blocks that were too short say nothing for it, however low their p99."""
     evidence = probe.evidence
     if evidence.invalid:
         return f"invalid: {evidence.invalid}"
     if probe.load.rate_rps is None:
         return ""
-    if evidence.saturated:
-        return "missed: saturated"
+    if evidence.misses(slo_p99_ms):
+        return "missed: saturated" if evidence.saturated else "missed"
     if evidence.requests_wanted:
         return f"{'met' if probe.met else 'open'}, provisional: blocks of {evidence.requests_wanted:,} wanted"
-    return "met" if probe.met else "not shown"
+    return "met" if probe.met else "open"
 
 
 def add(app: typer.Typer) -> None:

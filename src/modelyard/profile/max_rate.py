@@ -1,8 +1,8 @@
 """The highest rate at which a service meets a latency SLO: capacity, probes, a monotone fit, then confirmation.
 
 A pure search: it is given a `measure` and decides what to measure next. Probing finds a candidate; what counts is the
-confirmation with fresh seeds, whose upper 95 % bound must meet the SLO. Choosing the best of several noisy probes
-without one is wrong by more than 10 % in over 40 % of searches (simulated, see docs/max-rate.md).
+confirmation with fresh seeds, whose upper 95 % bound must meet the SLO: the best of several noisy probes is likely one
+that was lucky. How often answers are too high is in docs/max-rate.md (`python -m bench.max_rate`).
 
 Between probes 1/p99 is interpolated linearly in the rate: exact for M/M/1, and zero at the capacity.
 """

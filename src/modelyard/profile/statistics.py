@@ -8,7 +8,7 @@ mean of the blocks' percentiles; its standard error is the larger of the blocks'
 
 Runs in which the few large bursts did not come see a low percentile *and* a small spread, so the upper end of a tail
 percentile is not let below what its number of bursts allows (`Bursts.tail_half_width`). How often intervals hold the
-truth, on queues whose truth is known, is in docs/uncertainty.md (`bench/interval_coverage.py`).
+truth, on queues whose truth is known, is in docs/uncertainty.md (`python -m bench.interval_coverage`).
 """
 
 from __future__ import annotations
