@@ -49,9 +49,10 @@ def test_inactive_knobs_are_absent(kind: Kind) -> None:
     assert {("max_batch" in dict(p)) == (p["artifact"] == "onnx") for p in tried} == {True}
 
 
-def test_the_same_trials_give_the_same_proposal(kind: Kind) -> None:
+@pytest.mark.parametrize("aim", [scripted.COST, scripted.BOTH])
+def test_the_same_trials_give_the_same_proposal(kind: Kind, aim: str) -> None:
     """Also from another instance, so that a search goes on after a crash where it was."""
-    search = scripted.search(scripted.SERVICE, scripted.COST, seed=5)
+    search = scripted.search(scripted.SERVICE, aim, seed=5)
     through = explore(make(kind, search), Service(search.aim, seed=1), 16)
     for after in (0, 3, 9, 13):
         strategy = make(kind, search)

@@ -39,16 +39,15 @@ class Means:
 def run(study: Study, search: Search, strategy: Strategy, means: Means) -> Study:
     """Go on with a study until it has its answer, and return it; one that has an answer is returned as it is.
 
-    What is done is saved: after an interrupt or a crash the saved study is gone on with by the same call. An interrupt
-    ends a single lane at once; with several it waits for the trials that run. Failed trials are trials. Raises
+    What is done is saved: after an interrupt or a crash the saved study is gone on with by the same call. A
+    confirmation is saved with the answer, so one that was interrupted is made again as a whole: its points are compared
+    with one another. An interrupt ends a single lane at once; with several it waits for the trials that run. Raises
     what `means.save` raises, and errors of `means` that are not a trial's.
     """
     if not means.lanes:
         raise InvalidInput("a search needs something to measure with")
     if study.answer is not None:
         return study
-    # A confirmation that was not finished is made again as a whole: its points are compared with one another.
-    study = replace(study, trials=tuple(t for t in study.trials if t.confirms is None))
     run = _Run(study, search, strategy, means)
     stopped = run.alone() if len(means.lanes) == 1 else run.side_by_side()
     answered = conclusion.conclude(run.study, search, stopped, means.confirm, means.rules, means.clock_s)

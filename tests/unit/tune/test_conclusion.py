@@ -265,18 +265,27 @@ def test_the_slo_that_keeps_a_cheaper_point_out_is_named() -> None:
     assert answer.binding == f"p99 <= 20 ms keeps out n=2 ({p99} ms) and 1 more"
 
 
-def test_a_constraint_that_keeps_a_better_prediction_out_is_named() -> None:
+@pytest.mark.parametrize(
+    ("slope", "feasible", "words"),
+    [
+        (-1.0, True, "n <= 5 keeps out n=6, which is predicted to be better"),
+        (1.0, True, ""),
+        (-1.0, False, ""),
+    ],
+)
+def test_a_constraint_that_keeps_a_better_prediction_out_is_named(slope: float, feasible: bool, words: str) -> None:
     space = Space.parse("knobs: {n: {integer: [1, 20]}}\nconstraints: [n <= 5]")
 
     def predict(point: Point) -> Prediction:
-        return Prediction((-float(point["n"]),), 1.0, 1.0, 1.0, 1.0, 10.0, 1.0, True)
+        n = float(point["n"])
+        return Prediction((slope * n,), 1.0, 1.0, 1.0, 1.0, 10.0, 1.0, feasible or n <= 5)
 
     search = Search(space, COST, at(1), 3, 0, predict)
     bench = Bench({5: seen(1.0), 1: seen(2.0)})
     tried = [scripted.trial(1, at(5), Outcome(TrialState.MEASURED, seen(1.0)))]
     study = conclude(scripted.study(search, tried), search, "", bench.confirm, Rules(), CLOCK)
     assert study.answer is not None
-    assert study.answer.binding == "n <= 5 keeps out n=6, which is predicted to be better"
+    assert study.answer.binding == words
 
 
 def test_a_knob_at_its_upper_bound_is_named() -> None:

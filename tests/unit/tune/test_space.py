@@ -163,6 +163,7 @@ def test_a_space_with_a_continuous_knob_has_no_size() -> None:
     drawn = CONTINUOUS.sobol(50, 0)
     assert len(set(drawn)) == 50
     assert {CONTINUOUS.check(point) for point in drawn} == {None}
+    assert 15 <= sum(point["artifact"] == "onnx" for point in drawn) <= 35, "with and without the conditional knob"
 
 
 def test_a_space_too_large_to_be_listed_is_sampled() -> None:
