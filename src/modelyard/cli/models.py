@@ -176,7 +176,7 @@ def rm(
     force: Annotated[bool, typer.Option("--force", help="Remove aliases of the version too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a version with its artifacts and measurements. A version that a service runs is never deleted."""
+    """Delete a version with its artifacts, measurements and studies. A version that a service runs is never deleted."""
     from modelyard.cli import tables
     from modelyard.domain.versions import ModelRef
 
