@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import log
 from pathlib import Path as File
 from typing import Final
 
@@ -95,8 +96,11 @@ def _path(bench: _Bench, protocol: Protocol) -> tuple[Path, _Seen]:
     client = _fit([(s.client_s, 1.0, s.client_sleeps) for s in busy])
     answer_bytes = _answer_bytes(protocol, _LARGE) - _answer_bytes(protocol, _SMALL)
     request_bytes = much.request_bytes - few.request_bytes
-    waking_s = alone.p50_s - alone.server_s - alone.client_s
+    hop_s = max(0.0, alone.p50_s - alone.server_s - alone.client_s) / 2  # the server's wake-up and the client's
     rare_s = rare.server_s + rare.client_s
+    idle_s = (max(alone.p50_s / 2, 1e-6), 1 / _RARE_RPS)
+    # what a rare request wakes: the client when it is due, and again, from a short sleep, when it is answered
+    waked = 1.0 + min(1.0, max(0.0, log(rare.p50_s / idle_s[0]) / log(idle_s[1] / idle_s[0])))
     path = Path(
         server=ProtocolCost(
             request_s=server[0],
@@ -111,13 +115,14 @@ def _path(bench: _Bench, protocol: Protocol) -> tuple[Path, _Seen]:
             in_s=max(0.0, much.client_s - few.client_s) / request_bytes,
             out_s=max(0.0, given.client_s - few.client_s) / answer_bytes,
             wake_s=client[1],
-            cold_s=max(0.0, rare.client_s - client[0] - rare.client_sleeps * client[1]) / max(1.0, rare.client_sleeps),
+            cold_s=max(0.0, rare.client_s - client[0] - rare.client_sleeps * client[1]) / waked,
         ),
-        hop_s=max(0.0, waking_s) / 2,  # the server's wake-up and the client's
-        long_hop_s=max(waking_s / 2, (rare.p50_s - rare_s) / 3, 0.0),  # and the client's for what is due
+        hop_s=hop_s,
+        # a rare request wakes the client when it is due, then the server; the answer meets a client that just slept
+        long_hop_s=max(hop_s, (rare.p50_s - rare_s - hop_s) / 2),
         before=min(1.0, rare.p50_s / rare_s),
-        short_idle_s=max(alone.p50_s / 2, 1e-6),
-        long_idle_s=1 / _RARE_RPS,
+        short_idle_s=idle_s[0],
+        long_idle_s=idle_s[1],
         jitter_s=_quantiles(often.latencies_s - often.p50_s),
     )
     return path, alone

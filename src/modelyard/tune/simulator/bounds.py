@@ -38,6 +38,8 @@ def bounds(service: SimulatedService, load: Load, overhead: Overhead, path: Path
         busy = loop + slot * service.slots if inline else max(loop, slot)
         cpu = loop + run.mean_s * run.width / requests
         rate = min(service.replicas / busy, service.cores / (cpu + client)) if busy > 0 else float("inf")
+        if service.cpu_limit is not None:
+            rate = min(rate, service.replicas * service.cpu_limit / cpu)
         capacity, cheapest = max(capacity, rate), min(cheapest, cpu)
     first = service.times.run(max(1, round(per_request)))
     floor = 2 * path.hop_s + server + path.server.batch_s + client + first.walls_s[len(first.walls_s) // 4]

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel
 from modelyard.domain.latency import Overhead, Path, ProtocolCost
 from modelyard.domain.scheduling import Batch, Scheduler
-from modelyard.tune.simulator.cores import Cores
+from modelyard.tune.simulator.cores import Cores, Handler
+from modelyard.tune.simulator.quota import Quota
 from modelyard.tune.simulator.service import Load, Run, SimulatedService
 
 READ_SHARE: Final = 0.4
@@ -119,6 +120,7 @@ class Replica:
         )
         self._delayed, self._most = service.batching.max_delay_us > 0, service.batching.max_size
         self._free = service.slots
+        self._quota = None if service.cpu_limit is None else Quota(service.cpu_limit)
         self._inbox: list[Request] = []
         self._back: list[tuple[Batch[Request], float]] = []
         self._armed = self._awaiting = False
@@ -161,7 +163,7 @@ class Replica:
                 self._sleep.begin(self._cores.now)
                 return
         self._tally.cpu_s += cost
-        self._cores.work(cost, 1.0, self._turn, inbox)
+        self._work(cost, 1.0, self._turn, inbox)
 
     def _turn(self, inbox: list[Request]) -> None:
         """Queue what was read, take back what the slots have done, run the next batch."""
@@ -184,7 +186,7 @@ class Replica:
             self._run_inline(inline, answers, cost)
         elif answers:
             self._tally.cpu_s += cost
-            self._cores.work(cost, 1.0, self._write, answers)
+            self._work(cost, 1.0, self._write, answers)
         else:
             self._poll(0.0)
 
@@ -212,7 +214,20 @@ class Replica:
             cores.at(time, self._deliver, request)
         cost = each * len(answers)
         self._tally.cpu_s += cost
-        cores.work(cost, 1.0, self._poll, 0.0)
+        self._work(cost, 1.0, self._poll, 0.0)
+
+    def _work(self, seconds: float, width: float, handler: Handler, argument: Any) -> None:
+        """Do work of this replica on the cores, under its cap."""
+        cores = self._cores
+        if self._quota is not None:
+            stall = self._quota.stall_s(cores.now, seconds, width)
+            if stall > 0.0:
+                cores.at(cores.now + stall, self._stalled, (seconds, width, handler, argument))
+                return
+        cores.work(seconds, width, handler, argument)
+
+    def _stalled(self, what: tuple[float, float, Handler, Any]) -> None:
+        self._cores.work(*what)
 
     # --- batches
 
@@ -253,7 +268,7 @@ class Replica:
         wall, run = self._draw(batch, self._cores.now)
         loop = cost + self._batch_s + self._render_s * len(batch.items)
         self._tally.cpu_s += loop + wall * run.width
-        self._cores.work(loop + wall, max(1.0, run.width), self._ran, (batch, answers, wall))
+        self._work(loop + wall, max(1.0, run.width), self._ran, (batch, answers, wall))
 
     def _ran(self, what: tuple[Batch[Request], list[Request], float]) -> None:
         batch, answers, wall = what
@@ -274,7 +289,7 @@ class Replica:
         if not self._times.inside:
             wall += self._child_s
         self._tally.cpu_s += wall * run.width + self._batch_s + 2.0 * self._handover_s
-        self._cores.work(wall, run.width, self._ended, (batch, now))
+        self._work(wall, run.width, self._ended, (batch, now))
 
     def _ended(self, what: tuple[Batch[Request], float]) -> None:
         batch, began = what

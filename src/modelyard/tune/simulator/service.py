@@ -119,7 +119,8 @@ def _slowdown(curve: Curve, threads: int, replicas: int, cores: int) -> tuple[fl
 
 @dataclass(frozen=True, slots=True)
 class SimulatedService:
-    """A service as it is simulated. `slots`: instances of the model per replica. `cores` of the node.
+    """A service as it is simulated. `slots`: instances of the model per replica. `cores` of the node, `cpu_limit` those
+    that a replica may use.
 
     `curve_units`: what a row of the curve costs in units (tokens, say) where the rows of requests differ in that; None
     where all rows are alike.
@@ -132,6 +133,7 @@ class SimulatedService:
     slots: int = 1
     cores: int = 1
     curve_units: float | None = None
+    cpu_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

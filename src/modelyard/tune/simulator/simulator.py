@@ -64,6 +64,7 @@ class Simulator:
             slots=self._slots,
             cores=self._cores,
             curve_units=self._curve_units,
+            cpu_limit=configuration.cpu_limit,
         )
 
     def screen(self, configuration: Configuration, workload: Workload) -> Bounds:
