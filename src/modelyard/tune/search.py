@@ -48,9 +48,9 @@ def run(study: Study, search: Search, strategy: Strategy, means: Means) -> Study
         raise InvalidInput("a search needs something to measure with")
     if study.answer is not None:
         return study
-    run = _Run(study, search, strategy, means)
-    stopped = run.alone() if len(means.lanes) == 1 else run.side_by_side()
-    answered = conclusion.conclude(run.study, search, stopped, means.confirm, means.rules, means.clock_s)
+    searching = _Run(study, search, strategy, means)
+    stopped = searching.alone() if len(means.lanes) == 1 else searching.side_by_side()
+    answered = conclusion.conclude(searching.study, search, stopped, means.confirm, means.rules, means.clock_s)
     means.save(answered)
     return answered
 

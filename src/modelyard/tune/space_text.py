@@ -40,6 +40,7 @@ def read(text: str, constants: dict[str, Knob], name: str) -> Parts:
         if key not in _SECTIONS:
             problems.add((key,), "unknown key" + nearest(key, _SECTIONS))
     reader = _Reader(problems, constants)
+    reader.hide_constants(value.get("knobs"))
     reader.read_constants(value.get("constants"))
     knobs = reader.knobs(value.get("knobs"))
     constraints = reader.constraints(value.get("constraints"), reader.names | frozenset(reader.constants))
@@ -83,6 +84,11 @@ class _Reader:
         self.constants = constants
         self.names: frozenset[str] = frozenset()
         """Of all knobs, those that could not be read included: what names them is not wrong too."""
+
+    def hide_constants(self, knobs: Plain) -> None:
+        """A knob of the document hides a constant of the caller's that has its name."""
+        for name in knobs if isinstance(knobs, dict) else ():
+            self.constants.pop(name, None)
 
     def read_constants(self, value: Plain) -> None:
         """Those of the document come before those given by the caller."""

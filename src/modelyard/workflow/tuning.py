@@ -151,7 +151,7 @@ class Tuning:
     def _space(self, version: Version, meaning: Meaning, text: str | None) -> Space:
         if text is None:
             return default_space(meaning, batched=version.definition.signature.batched)
-        constants = {"cores": meaning.cores, "memory_mb": memory_mb()}
+        constants = {"cores": meaning.cores, "memory": memory_mb()}
         space = Space.parse(text, constants)
         meaning.check(space)
         return space

@@ -43,7 +43,7 @@ def test_the_aims_of_the_page_are_read_and_all_goals_are_shown() -> None:
 def test_the_space_of_the_page_is_read() -> None:
     block = re.search(r"^    knobs:\n(?:    .*\n)+", PAGE, re.MULTILINE)
     assert block is not None
-    space = Space.parse(textwrap.dedent(block[0]), {"cores": 4})
+    space = Space.parse(textwrap.dedent(block[0]), {"cores": 4, "memory": 4000})
     assert set(space.knobs) <= set(KNOBS)
 
 

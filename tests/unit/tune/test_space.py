@@ -278,6 +278,14 @@ def test_the_constants_of_the_document_come_first() -> None:
     assert Space.parse(text, {"cores": 8}).size == 2
 
 
+def test_a_knob_hides_a_constant_of_the_caller_s_but_not_of_the_document() -> None:
+    text = "knobs: {cores: {integer: [1, 3]}}"
+    space = Space.parse(text, {"cores": 8, "memory": 100})
+    assert (space.size, space.constants) == (3, {"memory": 100})
+    with pytest.raises(InvalidInput, match="both a knob and a constant"):
+        Space.parse(text + "\nconstants: {cores: 4}")
+
+
 def test_names_of_knobs_can_stand_in_expressions() -> None:
     for name in ("max", "and", "a-b", "1a"):
         with pytest.raises(InvalidInput, match="cannot name a knob"):
