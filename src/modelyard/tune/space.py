@@ -14,6 +14,7 @@ from modelyard.domain.errors import InvalidInput
 from modelyard.domain.study import Knob, Point
 from modelyard.manifest.problems import nearest
 from modelyard.tune import space_text
+from modelyard.tune.descent import Descent, active
 from modelyard.tune.expressions import Constraint
 from modelyard.tune.knobs import Dimension, Real
 
@@ -80,10 +81,7 @@ class Space:
 
     def walk(self, levels: int) -> Iterator[Point]:
         """All feasible points one after the other, continuous knobs at `levels` values; lazily, in a stable order."""
-        spreads = {name: knob.spread(levels) for name, knob in self.knobs.items()}
-        for point in self._descend({}, 0, spreads, _Visits(None)):
-            if point is not None:
-                yield point
+        return (point for point in self._descent.points(self._spreads(levels), None) if point is not None)
 
     def sample(self, rng: np.random.Generator) -> Point:
         """A feasible point: uniform over the points where they can be listed, else over each knob's values."""
@@ -124,7 +122,7 @@ class Space:
                 raise InvalidInput(f"the space has no knob '{name}'" + nearest(name, self.knobs))
         values: dict[str, Knob] = {}
         for name, dimension in self.knobs.items():
-            if not _active(dimension, values):
+            if not active(dimension, values):
                 continue
             if name not in knobs:
                 raise InvalidInput(f"the point has no value for the knob '{name}'")
@@ -140,7 +138,7 @@ class Space:
     def check(self, point: Point) -> str | None:
         """Why the point is not one of the space, in words: the constraint it breaks; None where it is one."""
         values = dict(point)
-        expected = [name for name, dimension in self.knobs.items() if _active(dimension, values)]
+        expected = [name for name, dimension in self.knobs.items() if active(dimension, values)]
         if expected != list(values):
             return f"it has the knobs {', '.join(values)} and needs {', '.join(expected)}"
         for name, value in values.items():
@@ -186,7 +184,7 @@ class Space:
     @property
     def _first(self) -> Point | None:
         """Some feasible point."""
-        found = next((p for p in self._descend({}, 0, self._spreads(3), _Visits(_MOST_VISITS)) if p is not None), None)
+        found = next((p for p in self._descent.points(self._spreads(3), _MOST_VISITS) if p is not None), None)
         if found is not None or not self._continuous:
             return found
         rng = np.random.default_rng(0)
@@ -209,7 +207,7 @@ class Space:
         if self._continuous:
             return None
         found: list[Point] = []
-        for point in self._descend({}, 0, self._spreads(1), _Visits(_MOST_VISITS)):
+        for point in self._descent.points(self._spreads(1), _MOST_VISITS):
             if point is None or len(found) == MOST_POINTS:
                 return None
             found.append(point)
@@ -218,36 +216,14 @@ class Space:
     def _spreads(self, levels: int) -> Mapping[str, Sequence[Knob]]:
         return {name: knob.spread(levels) for name, knob in self.knobs.items()}
 
-    def _descend(
-        self, values: dict[str, Knob], depth: int, spreads: Mapping[str, Sequence[Knob]], visits: _Visits
-    ) -> Iterator[Point | None]:
-        """Depth first over the knobs; a constraint prunes as soon as its last knob is set. None: gave up."""
-        if depth == len(self.knobs):
-            yield Point.of(values)
-            return
-        name = list(self.knobs)[depth]
-        active = _active(self.knobs[name], values)
-        for value in spreads[name] if active else (None,):
-            if not visits.another():
-                yield None
-                return
-            extended = values if value is None else {**values, name: value}
-            if all(c.holds({**self.constants, **extended}) for c in self._due[depth]):
-                yield from self._descend(extended, depth + 1, spreads, visits)
+    @cached_property
+    def _descent(self) -> Descent:
+        return Descent(self.knobs, self._parsed, self.constants)
 
     @cached_property
     def _parsed(self) -> tuple[Constraint, ...]:
         known = frozenset(self.knobs) | frozenset(self.constants)
         return tuple(Constraint.parse(text, known) for text in self.constraints)
-
-    @cached_property
-    def _due(self) -> Sequence[Sequence[Constraint]]:
-        """Per knob: the constraints whose last knob it is (those without a knob: the first)."""
-        places = {name: i for i, name in enumerate(self.knobs)}
-        due: list[list[Constraint]] = [[] for _ in self.knobs]
-        for constraint in self._parsed:
-            due[max((places[n] for n in constraint.expression.names if n in places), default=0)].append(constraint)
-        return due
 
     def _broken(self, values: Mapping[str, Knob]) -> str | None:
         known = {**self.constants, **values}
@@ -256,7 +232,7 @@ class Space:
     def _at(self, shares: NDArray[np.float64]) -> Point:
         values: dict[str, Knob] = {}
         for (name, dimension), share in zip(self.knobs.items(), shares, strict=True):
-            if _active(dimension, values):
+            if active(dimension, values):
                 values[name] = dimension.at(min(float(share), 1 - 1e-12))
         return Point.of(values)
 
@@ -264,7 +240,7 @@ class Space:
         """The values in the space's order, without inactive knobs, newly active ones at their first value."""
         done: dict[str, Knob] = {}
         for name, dimension in self.knobs.items():
-            if _active(dimension, done):
+            if active(dimension, done):
                 done[name] = values[name] if name in values else dimension.at(0.0)
         return Point.of(done)
 
@@ -308,23 +284,6 @@ class Space:
         if alone:
             return f"'{alone[0]}' never holds"
         return "together they exclude everything: " + "; ".join(self.constraints)
-
-
-@dataclass
-class _Visits:
-    """Counts partial points; None: as many as there are."""
-
-    left: int | None
-
-    def another(self) -> bool:
-        if self.left is None:
-            return True
-        self.left -= 1
-        return self.left >= 0
-
-
-def _active(dimension: Dimension, values: Mapping[str, Knob]) -> bool:
-    return all(values.get(other) in wanted for other, wanted in dimension.when.items())
 
 
 def _possible(space: Space, constraint: str) -> bool:
