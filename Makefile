@@ -72,7 +72,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python -m modelyard.cli.reference docs/cli.md
 
 bench: $(VENV)/.installed-dev
-	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in $(basename $(notdir $(wildcard bench/*.py))); do echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done
 	$(BIN)/python -m bench.faults
 
 bench-serving: $(VENV)/.installed-dev

@@ -131,9 +131,7 @@ class _Search:
 
     def _undecided_or_missed_first(self) -> bool:
         first = min(self._open, key=lambda p: p.rate_rps).evidence
-        return (
-            bool(first.invalid) or first.p99_ms is None or first.misses(self.slo_ms) or first.p99_ms.value > self.slo_ms
-        )
+        return bool(first.invalid) or first.p99_ms is None or first.misses(self.slo_ms) or self._over(first)
 
     def _hopeless(self) -> MaxRate | None:
         """The answer where even the lowest rate says that no rate can do."""
@@ -186,12 +184,13 @@ class _Search:
         return self._confirmed(best) if best else self._unconfirmed(failed_at)
 
     def _below(self, failed: Probe) -> float:
-        """A step below a rate that was not confirmed; half way to the highest one not shown to miss, where it was."""
+        """A step below a rate that was not confirmed; half way to the highest one that seemed to hold, if far off."""
         step = failed.rate_rps * (1 - self.limits.step)
-        if not failed.evidence.misses(self.slo_ms):
+        if not (failed.evidence.misses(self.slo_ms) or self._over(failed.evidence, 1.5)):
             return step
-        lower = (p.rate_rps for p in self._open if p.rate_rps < step and not p.evidence.misses(self.slo_ms))
-        return min(step, (max(lower, default=0.5 * step) + failed.rate_rps) / 2)
+        held = (p for p in self._open if not (p.evidence.misses(self.slo_ms) or self._over(p.evidence)))
+        lower = max((p.rate_rps for p in held if p.rate_rps < step), default=0.5 * step)
+        return min(step, (lower + failed.rate_rps) / 2)
 
     def _long_enough(self, rate: float, seed: int) -> Probe:
         """A confirmation with blocks as long as its own verdict asks for, unless it shows a miss before that."""
@@ -199,7 +198,8 @@ class _Search:
         while True:
             probe = self._take(load)
             wanted = self.limits.block(rate, probe.evidence.requests_wanted)
-            if wanted <= load.requests or self._left < 1 or self._surely_over(probe.evidence):
+            # short blocks see a p99 that is too low: where it is over the SLO already, longer ones only cost time
+            if wanted <= load.requests or self._left < 1 or self._over(probe.evidence):
                 return probe
             load = replace(load, requests=wanted)
 
@@ -210,9 +210,9 @@ class _Search:
         wanted = [max(p.evidence.requests_wanted, p.load.requests) for p in below]
         return self.limits.block(rate, max([*wanted, planned, self.limits.requests]))
 
-    def _surely_over(self, evidence: Evidence) -> bool:
-        """Short blocks see a p99 that is too low: where it is beyond the SLO already, longer ones only cost time."""
-        return evidence.p99_ms is not None and evidence.p99_ms.value > self.slo_ms
+    def _over(self, evidence: Evidence, factor: float = 1.0) -> bool:
+        """Whether p99 itself is over the SLO (by a factor), whatever its interval."""
+        return evidence.p99_ms is not None and evidence.p99_ms.value > factor * self.slo_ms
 
     def _confirmed(self, best: Probe) -> MaxRate:
         rate, p99 = best.rate_rps, best.evidence.p99_ms
