@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,10 @@ def test_a_load_that_changes_by_itself_and_a_saturated_service_are_not_told_to_t
     )
     assert told.requests_wanted == 0
     assert not any("bursts" in reason for reason in told.reasons)
+
+
+def test_the_page_on_uncertainty_names_the_rules_as_they_are():
+    page = (Path(__file__).parents[3] / "docs/uncertainty.md").read_text(encoding="utf-8")
+    assert (
+        f"Below {Rules().min_bursts_per_block:g} bursts a block, or {Rules().min_tail_bursts} bursts above p99" in page
+    )
