@@ -66,10 +66,10 @@ class _Seen:
     batch_rows: float
     infer_s: float
     request_bytes: float
-    latencies_s: NDArray[np.float64]
+    jitter_s: tuple[float, ...]
 
 
-def measure_overhead(protocols: Sequence[Protocol], *, block_s: float = 0.3, blocks: int = 3) -> Overhead:
+def measure_overhead(protocols: Sequence[Protocol], *, block_s: float = 0.2, blocks: int = 5) -> Overhead:
     """Calibrate on this node, some eight seconds per protocol. Raises BackendFailed, Unavailable.
 
     Each number is the median of `blocks` blocks of `block_s` seconds.
@@ -123,7 +123,7 @@ def _path(bench: _Bench, protocol: Protocol) -> tuple[Path, _Seen]:
         before=min(1.0, rare.p50_s / rare_s),
         short_idle_s=idle_s[0],
         long_idle_s=idle_s[1],
-        jitter_s=_quantiles(often.latencies_s - often.p50_s),
+        jitter_s=often.jitter_s,
     )
     return path, alone
 
@@ -144,8 +144,10 @@ def _fit(rows: Sequence[tuple[float, ...]]) -> list[float]:
     return [float(value) for value in found]
 
 
-def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(np.quantile(values, (np.arange(_JITTER) + 0.5) / _JITTER).tolist())
+def _quantiles(latencies_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the deviations from the median."""
+    shares = (np.arange(_JITTER) + 0.5) / _JITTER
+    return np.asarray(np.quantile(latencies_s, shares) - np.median(latencies_s), np.float64)
 
 
 def _answer_bytes(protocol: Protocol, numbers: int) -> float:
@@ -196,8 +198,9 @@ class _Bench:
             taken = [self._block(client, model, number) for number in range(self.blocks)]
         middle: list[float] = np.median([seen for seen, _ in taken], axis=0).tolist()
         p50, server, load_client, slept, client_slept, rows, infer = middle
-        every = np.concatenate([latencies for _, latencies in taken])
-        return _Seen(p50, server, load_client, slept, client_slept, rows, infer, float(len(payload)), every)
+        # quantiles of each block, then the median of the blocks: one that was disturbed does not decide
+        jitter = tuple(np.median([_quantiles(latencies) for _, latencies in taken], axis=0).tolist())
+        return _Seen(p50, server, load_client, slept, client_slept, rows, infer, float(len(payload)), jitter)
 
     def _block(self, client: ClientProcess, model: str, number: int) -> tuple[list[float], NDArray[np.float64]]:
         stats, cpu, sleeps = snapshot(self.endpoint, [self.pid]), self._cpu_s(), self._sleeps(client)

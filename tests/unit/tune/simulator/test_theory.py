@@ -58,14 +58,14 @@ def test_evenly_spaced_requests_beyond_capacity_wait_ever_longer() -> None:
 @pytest.mark.parametrize(("service_s", "load"), [(INLINE_S, 0.5), (SLOT_S, 0.7)])
 def test_a_constant_service_waits_as_pollaczek_and_khinchine_say(service_s: float, load: float) -> None:
     rate = load / service_s
-    result = run(SimulatedService(constant(service_s), queue=DEEP), poisson(rate, 80_000))
+    result = run(SimulatedService(constant(service_s), queue=DEEP), poisson(rate, 50_000))
     assert result.latencies_ms.mean() / 1e3 == pytest.approx(theory.mean_md1_s(rate, service_s), rel=0.02)
     assert result.cpu_s / result.seconds == pytest.approx(load, rel=0.01)
 
 
 def test_one_exponential_server_has_the_percentiles_of_mm1() -> None:
     rate = 0.6 / SLOT_S
-    result = run(SimulatedService(exponential(SLOT_S), queue=DEEP), poisson(rate, 100_000))
+    result = run(SimulatedService(exponential(SLOT_S), queue=DEEP), poisson(rate, 60_000))
     for share in (0.5, 0.95):
         expected_s = -math.log(1 - share) * SLOT_S / (1 - 0.6)
         assert np.quantile(result.latencies_ms, share) / 1e3 == pytest.approx(expected_s, rel=0.02)
@@ -74,7 +74,7 @@ def test_one_exponential_server_has_the_percentiles_of_mm1() -> None:
 def test_several_slots_wait_as_erlang_says() -> None:
     rate = 0.7 * 3 / SLOT_S
     service = SimulatedService(exponential(SLOT_S), queue=DEEP, slots=3, cores=3)
-    mean_s = run(service, poisson(rate, 100_000)).latencies_ms.mean() / 1e3
+    mean_s = run(service, poisson(rate, 60_000)).latencies_ms.mean() / 1e3
     assert mean_s == pytest.approx(theory.mean_mmk_s(rate, SLOT_S, 3), rel=0.02)
 
 
@@ -83,7 +83,7 @@ def test_greedy_batches_wait_as_the_markov_chain_says(load: float) -> None:
     """`load` of 8 rows per service time, so that a batch is nearly always full at the second."""
     rate = load * 8 / SLOT_S
     service = SimulatedService(constant(SLOT_S), Batching(8), DEEP)
-    mean_s = run(service, poisson(rate, 60_000)).latencies_ms.mean() / 1e3
+    mean_s = run(service, poisson(rate, 40_000)).latencies_ms.mean() / 1e3
     assert mean_s == pytest.approx(theory.mean_greedy_batches_s(rate, SLOT_S, 8), rel=0.02)
 
 
