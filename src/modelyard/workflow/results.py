@@ -105,6 +105,9 @@ def _blocks(m: Measurement, samples: Samples, aim: Aim) -> tuple[tuple[float, ..
     if len(aim.objectives) > 1:
         return ()
     objective = aim.objectives[0]
+    if objective.statistic == "mean":
+        means = (block.latencies_ms(m.workload.timeout_s).mean() for block in samples.blocks())
+        return tuple((objective.loss(float(mean)),) for mean in means)
     logs = block_logs(m, samples)
     name = "throughput" if objective.goal is Goal.THROUGHPUT else objective.statistic
     if name not in logs:

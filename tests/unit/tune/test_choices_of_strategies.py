@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from modelyard.domain.errors import InvalidInput
 from modelyard.domain.study import Aim, Point, Trial
 from modelyard.tune.ports import Proposal, Search, Stop
 from modelyard.tune.space import Space
@@ -103,6 +104,28 @@ def test_epsilon_greedy_explores_as_often_as_it_is_told() -> None:
         assert isinstance(proposal, Proposal)
         reasons.append(proposal.reason)
     assert 0.2 < reasons.count("drawn at random") / 200 < 0.4
+
+
+@pytest.mark.parametrize("text", [scripted.SERVICE, scripted.CONTINUOUS], ids=["listed", "continuous"])
+def test_bayesian_begins_with_the_points_of_random_where_that_is_asked_for(text: str) -> None:
+    search = scripted.search(text, scripted.FAST, seed=7)
+    service = Service(search.aim)
+    drawn = explore(KINDS.make("random", search), service, 12)
+    trials = explore(KINDS.make("bayesian", search, {"initial": 8, "design": "random", "stop_ei": 0.0}), service, 12)
+    assert [t.point for t in trials[:8]] == [t.point for t in drawn[:8]]
+    assert [t.point for t in trials[8:]] != [t.point for t in drawn[8:]], "then it searches"
+
+
+def test_iterations_of_bayesian_count_after_random_points_too() -> None:
+    search = scripted.search(scripted.SERVICE, scripted.FAST)
+    options = {"initial": 4, "design": "random", "iterations": 3, "stop_ei": 0.0}
+    assert len(explore(KINDS.make("bayesian", search, options), Service(search.aim), 20)) == 7
+
+
+def test_bayesian_names_the_designs_it_has() -> None:
+    with pytest.raises(InvalidInput, match="no design 'latin'") as raised:
+        KINDS.make("bayesian", line(), {"design": "latin"})
+    assert "sobol or random" in str(raised.value.hint)
 
 
 def test_random_draws_every_point_as_likely() -> None:

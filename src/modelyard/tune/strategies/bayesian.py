@@ -21,6 +21,8 @@ from modelyard.tune.strategies.untried import Untried
 
 Array = NDArray[np.float64]
 
+DESIGNS: Final = ("sobol", "random")
+"""How the initial points are spread."""
 _AROUND: Final = 3
 """The best points whose neighbours are candidates too, where not all points are."""
 
@@ -29,13 +31,15 @@ _AROUND: Final = 3
 class BayesianOptions:
     """Settings of `bayesian`.
 
-    `initial`: Sobol points measured first, besides the default configuration. `iterations`: proposals after those at
-    most; 0: as many as the budget has. `xi`: improvements below this share do not count. `stop_ei`: stop when no point
-    is expected to improve by this share (one objective only). `candidates`: points compared at each proposal where the
-    space has more.
+    `initial`: points measured first. `design`: `sobol`, evenly spread, and the default configuration before them; or
+    `random`, the very points that the strategy `random` begins with for the same seed, and nothing else: what comes
+    after can then be compared with it. `iterations`: proposals after those at most; 0: as many as the budget has. `xi`:
+    improvements below this share do not count. `stop_ei`: stop when no point is expected to improve by this share (one
+    objective only). `candidates`: points compared at each proposal where the space has more.
     """
 
     initial: int = 8
+    design: str = "sobol"
     iterations: int = 0
     xi: float = 0.0
     stop_ei: float = 0.001
@@ -46,6 +50,8 @@ class BayesianOptions:
             raise InvalidInput(
                 "bayesian needs initial, iterations, xi and stop_ei of at least 0, and candidates of at least 1"
             )
+        if self.design not in DESIGNS:
+            raise InvalidInput(f"bayesian has no design '{self.design}'", hint=f"use {' or '.join(DESIGNS)}")
 
 
 class Bayesian:
@@ -60,11 +66,11 @@ class Bayesian:
 
     def propose(self, trials: Sequence[Trial], pending: Sequence[Point] = ()) -> Proposal | Stop:
         untried = Untried(self._search.space, trials, pending)
-        for point, reason in self._initial:
-            if point in untried:
-                return Proposal(point, reason)
         turn = len(trials) + len(pending)
-        if self._options.iterations and turn >= len(self._initial) + self._options.iterations:
+        first = self._first(untried, turn)
+        if first is not None:
+            return first
+        if self._options.iterations and turn >= self._begun + self._options.iterations:
             return Stop(f"{self._options.iterations} iterations after the initial points were made")
         known = evidence.weigh(trials, self._search.aim)
         candidates = self._candidates(known, untried)
@@ -73,8 +79,20 @@ class Bayesian:
         rng = np.random.default_rng([self._search.seed, turn])
         return self._best(candidates, known, pending, rng)
 
+    def _first(self, untried: Untried, turn: int) -> Proposal | None:
+        """The next initial point; None where all were tried."""
+        if self._options.design == "random":
+            drawn = untried.draw(np.random.default_rng(self._search.seed)) if turn < self._begun else None
+            return None if drawn is None else Proposal(drawn, "an initial point, drawn at random")
+        return next((Proposal(point, reason) for point, reason in self._spread if point in untried), None)
+
+    @property
+    def _begun(self) -> int:
+        """How many initial points there are."""
+        return self._options.initial if self._options.design == "random" else len(self._spread)
+
     @cached_property
-    def _initial(self) -> list[tuple[Point, str]]:
+    def _spread(self) -> list[tuple[Point, str]]:
         default = self._search.default
         first = [(default, "the default configuration")] if self._search.space.check(default) is None else []
         spread = self._search.space.sobol(self._options.initial, self._search.seed) if self._options.initial else []
