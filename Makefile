@@ -6,9 +6,9 @@ FRAMEWORKS := torch,onnx,openvino,sklearn,images
 EVERYTHING := $(FRAMEWORKS),postgres,s3,otel,parquet,dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-MEASURING := $(wildcard tests/integration/test_profile_*.py)
+MEASURING := $(wildcard tests/integration/test_profile_*.py tests/integration/test_tun*.py tests/integration/test_simulator_*.py)
 
-.PHONY: help demo test clients check check-fast format docs bench bench-serving clean
+.PHONY: help demo test clients check check-fast format docs bench bench-serving bench-tune clean
 
 help:
 	@echo "make demo        set up, train a small model, publish it, leave it running"
@@ -20,6 +20,7 @@ help:
 	@echo "make docs        write the reference part of docs/cli.md from the commands"
 	@echo "make bench       the benchmarks of docs/benchmarks.md"
 	@echo "make bench-serving  Modelyard's server beside its peers, one table (docs/serving-benchmarks.md)"
+	@echo "make bench-tune  regret of every search strategy on spaces that were measured whole (docs/tuning.md)"
 	@echo "make clean       remove the virtual environment and everything generated"
 
 $(BIN)/python:
@@ -77,6 +78,9 @@ bench: $(VENV)/.installed-dev
 
 bench-serving: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.serving $(ARGS)
+
+bench-tune: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.tune $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
