@@ -109,12 +109,14 @@ class Path:
 class Overhead:
     """What the server and the load client cost on a node, whatever the model.
 
-    `handover_s`: the latency of giving a batch to a slot's thread and its result back, each way; `child_s`: what a
-    run in a child process takes longer. `client_first`: whether the client runs before ordinary processes (real time).
+    `handover_s`: the latency of giving a batch to a slot's thread, and of its result back; the latter is
+    `long_handover_s` after a run through which the event loop slept long. `child_s`: what a run in a child process
+    takes longer. `client_first`: whether the client runs before ordinary processes (real time).
     """
 
     paths: Mapping[Protocol, Path] = field(default_factory=dict)
     handover_s: float = 0.0
+    long_handover_s: float = 0.0
     child_s: float = 0.0
     client_first: bool = True
 

@@ -79,11 +79,19 @@ def measure_overhead(protocols: Sequence[Protocol], *, block_s: float = 0.2, blo
         paths, alone = {}, {}
         for protocol in protocols:
             paths[protocol], alone[protocol] = _path(bench, protocol)
-        first = protocols[0]
-        inline = alone[first].p50_s
-        slot, child = bench.closed("slow", first, 1), bench.closed("child", first, 1)
-        handover = max(0.0, slot.p50_s - slot.infer_s - inline) / 2
-        return Overhead(paths, handover, max(0.0, child.p50_s - inline - 2 * handover), client_first=_real_time())
+        path, inline = paths[protocols[0]], alone[protocols[0]]
+        rest_s = inline.p50_s - inline.infer_s
+        child, slot = bench.closed("child", protocols[0], 1), bench.closed("slow", protocols[0], 1)
+        handover_s = max(0.0, child.p50_s - child.infer_s - rest_s) / 2
+        # both loops slept through a slow run: what waking up costs them then is known
+        woken_s = path.before * path.depth(slot.infer_s) * (path.server.cold_s + path.client.cold_s)
+        return Overhead(
+            paths,
+            handover_s=handover_s,
+            long_handover_s=max(handover_s, slot.p50_s - slot.infer_s - rest_s - woken_s - handover_s),
+            child_s=max(0.0, child.infer_s - inline.infer_s),
+            client_first=_real_time(),
+        )
 
 
 def _path(bench: _Bench, protocol: Protocol) -> tuple[Path, _Seen]:

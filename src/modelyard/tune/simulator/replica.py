@@ -112,6 +112,8 @@ class Replica:
         self._write_s = server.request_s * (1 - READ_SHARE - RENDER_SHARE) + server.out_s * load.answer_bytes
         self._batch_s, self._sleep = server.batch_s, Sleep(scene.path, server)
         self._handover_s, self._child_s = scene.overhead.handover_s, scene.overhead.child_s
+        self._longer_s = max(0.0, scene.overhead.long_handover_s - self._handover_s)
+        self._path = scene.path
         units = service.curve_units
         self._per_unit = 1.0 if units is None else 1.0 / units
         self._ragged = units is not None
@@ -295,7 +297,10 @@ class Replica:
         batch, began = what
         self._tally.running -= 1
         self._ran_at = now = self._cores.now
-        self._cores.at(now + self._handover_s, self._done, (batch, now - began))
+        late = self._handover_s
+        if self._longer_s and self._sleep.asleep:
+            late += self._longer_s * self._path.depth(now - self._sleep.since)
+        self._cores.at(now + late, self._done, (batch, now - began))
 
     def _done(self, what: tuple[Batch[Request], float]) -> None:
         self._back.append(what)
