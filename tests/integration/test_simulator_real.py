@@ -75,16 +75,14 @@ def test_copies_that_do_not_load_are_an_error(trees: LocalArtifact) -> None:
 def test_the_overhead_of_the_real_server_is_calibrated_from_its_clocks() -> None:
     overhead = measure_overhead([Protocol.HTTP_BINARY], block_s=0.1, blocks=1)
     path = overhead.path(Protocol.HTTP_BINARY)
-    assert path.server.request_s + path.server.batch_s > 0
-    assert path.client.request_s + path.client.wake_s > 0
     every = [getattr(costs, name) for costs in (path.server, path.client) for name in costs.__slots__]
     every += [path.hop_s, path.long_hop_s, overhead.handover_s, overhead.child_s]
-    assert all(math.isfinite(value) and 0 <= value < 0.1 for value in every)
+    assert all(math.isfinite(value) and value >= 0 for value in every)
     assert 0 < path.before <= 1
     assert 0 < path.short_idle_s < path.long_idle_s
-    # a server of Python spends more than a microsecond on a request, and a megabyte costs more than nothing
-    assert path.server.of(0, 0) + path.server.batch_s > 1e-6
-    assert path.server.in_s + path.server.out_s > 0
+    # a server of Python spends more than a microsecond on a request, and so does its client
+    assert path.server.of(0, 0) + path.server.batch_s + path.server.wake_s > 1e-6
+    assert path.client.of(0, 0) + path.client.wake_s > 1e-6
 
 
 def measured_rps(directory: File, port: int, concurrency: int) -> float:
