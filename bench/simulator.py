@@ -104,9 +104,19 @@ def table(yard: modelyard.Yard, options: argparse.Namespace, models: Path) -> It
         simulator = Simulating(yard.profiling).simulator(version, [artifact], [Protocol.HTTP_BINARY], lambda _: None)
         print(f"{name}: calibrated in {time.monotonic() - began:.1f} s", flush=True)
         for configuration in configurations(yard, artifact, quick=options.quick):
+            print(f"{name} {configuration.label}: {speed(simulator, configuration):,.0f} simulated requests/s")
             for row in measured(yard, version, name, simulator, configuration, options):
                 print(line(row), flush=True)
                 yield row
+
+
+def speed(simulator: Simulator, configuration: Configuration) -> float:
+    """Simulated requests per second of this process's time, at half of the capacity."""
+    load = Workload(Arrival.POISSON, rate_rps=1.0, requests=20_000)
+    rate = simulator.screen(configuration, load).capacity_rps / 2
+    began = time.process_time()
+    found = simulator.predict(configuration, replace(load, rate_rps=rate, duration_s=1e9), requests=20_000)
+    return found.requests / (time.process_time() - began)
 
 
 def prepared(yard: modelyard.Yard, models: Path, name: str) -> tuple[Version, Artifact]:

@@ -1,7 +1,7 @@
 """What would a configuration do under a load? A simulation of the server, its node and its client.
 
     simulator = Simulator(curves, overhead, cores, loads)      # once per version and node
-    simulator.screen(configuration, workload)                  # Bounds: microseconds, excludes most
+    simulator.screen(configuration, workload)                  # Bounds: below a millisecond, excludes most
     simulator.predict(configuration, workload)                 # Forecast of 2000 requests: some 50 ms
     simulator.predict(configuration, workload, requests=20000) # for those that are left: half a second
 

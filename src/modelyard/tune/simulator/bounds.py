@@ -1,4 +1,4 @@
-"""What no simulation can exceed: capacity and latency by arithmetic, in microseconds."""
+"""What no simulation can exceed: capacity and latency by arithmetic."""
 
 from __future__ import annotations
 

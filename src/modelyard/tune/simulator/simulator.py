@@ -68,7 +68,7 @@ class Simulator:
         )
 
     def screen(self, configuration: Configuration, workload: Workload) -> Bounds:
-        """Bounds by arithmetic, some ten microseconds each: what they exclude needs no simulation."""
+        """Bounds by arithmetic, in less than a millisecond: what they exclude needs no simulation."""
         load = self._loads(workload, configuration, 0)
         path = self._overhead.path(workload.protocol)
         return bounds(self.service(configuration), load, self._overhead, path)
