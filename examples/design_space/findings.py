@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,6 +69,11 @@ class Cell:
     runs: tuple[Run, ...]
     defaults: dict[str, Confirmed]
 
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """What sets it apart from the other cells."""
+        return self.model, self.concurrency, self.seed
+
     def confirmed(self, label: str) -> Confirmed | None:
         """The winner of the run with that label, or the default of that name; None where there is none."""
         if label in self.defaults:
@@ -84,6 +89,11 @@ class Findings:
     capped: bool
     default_by_model: dict[str, tuple[Load, ...]]
     cells: tuple[Cell, ...]
+
+    def having(self, cell: Cell) -> Findings:
+        """With this cell in place of an earlier one of the same model, concurrency and seed."""
+        by_place = {c.place: c for c in (*self.cells, cell)}
+        return replace(self, cells=tuple(by_place[place] for place in sorted(by_place)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +162,18 @@ def _loads(findings: Findings) -> Iterator[str]:
 def _runs(findings: Findings) -> Iterator[str]:
     for cell in findings.cells:
         yield f"### {cell.model}, {cell.concurrency} concurrent, seed {cell.seed}\n"
-        yield "| | search | trials (failed) | mean ms, searched | mean ms, confirmed | gain over the default | found |"
-        yield "|---|---|---|---|---|---|---|"
+        over = " | ".join(f"gain over {name}" for name in cell.defaults)
+        yield f"| | search | trials (failed) | mean ms, searched | mean ms, confirmed | {over} | found |"
+        yield f"|---|---|---|---|---|{'---|' * len(cell.defaults)}---|"
         for run in cell.runs:
             seen = "-" if run.seen_ms is None else figure(run.seen_ms)
-            over = _gain(gain(cell, run.label, DEFAULT))
+            gains = " | ".join(_gain(gain(cell, run.label, name)) for name in cell.defaults)
             found = run.best.configuration if run.best else "nothing that ran"
-            yield (
-                f"| {run.label} | {run.words} | {run.trials} ({run.failed}) | {seen} | {_confirmed(run.best)} | {over} "
-                f"| {found} |"
-            )
+            tried = f"{run.trials} ({run.failed})"
+            yield f"| {run.label} | {run.words} | {tried} | {seen} | {_confirmed(run.best)} | {gains} | {found} |"
         for name, default in cell.defaults.items():
-            over = "" if name == DEFAULT else _gain(gain(cell, name, DEFAULT))
-            yield f"| | {name} | | | {_confirmed(default)} | {over} | {default.configuration} |"
+            nothing = " | ".join("" for _ in cell.defaults)
+            yield f"| | {name} | | | {_confirmed(default)} | {nothing} | {default.configuration} |"
         yield ""
 
 
