@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelyard.domain.artifacts import XGBOOST, LocalArtifact, Precision, Target
+from modelyard.domain.artifacts import ONNX, XGBOOST, LocalArtifact, Precision, Target
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.profile.curve import measure_curve
 
@@ -45,3 +45,18 @@ def test_a_child_that_takes_too_long_is_ended(artifact: LocalArtifact) -> None:
     curve = measure_curve(artifact, "xgboost", ROWS, timeout_s=0.01)
     assert curve.points == ()
     assert "no answer within" in curve.error
+
+
+def test_a_model_without_a_batch_dimension_is_run_on_its_inputs_as_they_are(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 3]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", sides[:1], sides[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    x, y = (TensorSpec(name, Datatype.FP32, (4, 3)) for name in ("x", "y"))
+    artifact = LocalArtifact(str(tmp_path), "m.onnx", Target(ONNX), Precision.FP32, Signature((x,), (y,)))
+    payload = {"x": np.ones((4, 3), dtype=np.float32)}
+    curve = measure_curve(artifact, "onnxruntime", payload, batches=(1,), point_budget_s=0.01)
+    assert curve.error == ""
+    assert [(p.threads, p.batch) for p in curve.points] == [(1, 1)]

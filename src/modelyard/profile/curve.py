@@ -70,7 +70,8 @@ def measure_curve(
     """Measure every (batch, threads) point; a point runs for about `point_budget_s`, or once if a run takes longer.
 
     Batches beyond one that took `LONGEST_RUN_S` are left out. `payload` are the inputs of some rows; they are repeated
-    to make up a batch. `rested`: also runs after pauses. A failure is a Curve with `error`.
+    to make up a batch; of a model without a batch dimension they are those of one run. `rested`: also runs after
+    pauses. A failure is a Curve with `error`.
     """
     with _task(artifact, runtime, payload, device, threads, batches, point_budget_s, rested) as file:
         try:
@@ -190,7 +191,7 @@ def main(argv: Sequence[str]) -> int:
         predictor = runtime.load(task.artifact, RuntimeOptions(device=task.device, threads=threads))
         try:
             if argv[1:] == ["together"]:
-                return _together(predictor, payload, task.point_budget_s)
+                return _together(predictor, payload, task)
             points += _points(predictor, payload, threads, task)
         finally:
             predictor.close()
@@ -201,7 +202,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _points(predictor: Predictor, payload: Tensors, threads: int, task: _Task) -> Iterator[CurvePoint]:
     for batch in task.batches:
-        tensors = _rows(payload, batch)
+        tensors = _rows(payload, batch, task.artifact)
         point = _measure(predictor, tensors, batch, threads, task.point_budget_s)
         if task.rested:
             point = replace(point, rested_s=_rested(predictor, tensors))
@@ -210,18 +211,21 @@ def _points(predictor: Predictor, payload: Tensors, threads: int, task: _Task) -
             return
 
 
-def _together(predictor: Predictor, payload: Tensors, budget_s: float) -> int:
+def _together(predictor: Predictor, payload: Tensors, task: _Task) -> int:
     """Answer each line with a batch size by the median wall of its runs, while other processes do the same."""
     sys.stdout.write("loaded\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        point = _measure(predictor, _rows(payload, int(line)), int(line), 1, budget_s)
+        tensors = _rows(payload, int(line), task.artifact)
+        point = _measure(predictor, tensors, int(line), 1, task.point_budget_s)
         sys.stdout.write(f"{point.wall_s!r}\n")
         sys.stdout.flush()
     return 0
 
 
-def _rows(payload: Tensors, batch: int) -> dict[str, np.ndarray]:
+def _rows(payload: Tensors, batch: int, artifact: LocalArtifact) -> dict[str, np.ndarray]:
+    if not artifact.signature.batched:
+        return dict(payload)  # its first dimension is no batch
     rows = {n: len(t) if t.ndim else 0 for n, t in payload.items()}
     if min(rows.values()) < 1:
         raise BackendFailed("the payload of the batch-latency curve has no rows")
