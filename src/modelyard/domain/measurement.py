@@ -53,7 +53,8 @@ class Validity(StrEnum):
 class Verdict:
     """Validity of a measurement, each reason in words; `saturated`: the service did not keep up with the load.
 
-    `requests_wanted`: how many requests a block should have for this load, where it had too few; else 0.
+    No reason has a `; ` in it, which joins them. `requests_wanted`: how many requests a block should have for this
+    load, where it had too few; else 0.
     """
 
     validity: Validity

@@ -148,6 +148,11 @@ class Aim:
         """Whether there are several objectives, so that the answer is a set."""
         return len(self.objectives) > 1
 
+    @property
+    def seeks_rate(self) -> bool:
+        """Whether it looks for the highest rate under its SLO, and so has no load of its own."""
+        return self.objectives[0].goal is Goal.RATE
+
     def __str__(self) -> str:
         text = " and ".join(map(str, self.objectives))
         if self.slo_ms is not None:

@@ -98,6 +98,14 @@ def dump(value: Plain) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
+def flow(value: Plain) -> str:
+    """Write plain values as YAML in one line: `{integer: [1, 8], log2: true}`."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"), default_flow_style=True
+    )
+    return str(text).removesuffix("...\n").rstrip("\n")
+
+
 def _check_events(text: str, name: str) -> None:
     """Refuse tags and excess before anything recursive runs."""
     depth = nodes = aliases = 0

@@ -15,7 +15,8 @@ from modelyard.profile.report_page import render
 class StudyData:
     """What the report shows. `answer`: sentences, most important first; `outcomes`: how each trial ended, in words.
 
-    `nodes` are the machines of its measurements; `commands` are (what it does, command line).
+    `nodes` are the machines of its measurements; `commands` are (what it does, command line); `load` is what every
+    trial was measured under.
     """
 
     study: Study
@@ -23,6 +24,7 @@ class StudyData:
     outcomes: tuple[str, ...]
     nodes: tuple[Fingerprint, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
+    load: str = ""
 
 
 @dataclass(frozen=True, slots=True)

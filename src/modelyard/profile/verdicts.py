@@ -96,7 +96,7 @@ def client_faults(client: ClientHealth, p50_ms: float, rules: Rules) -> list[str
             faults.append(f"{CLIENT_SATURATED}: {offered}")
     elif client.cpu_cores >= rules.max_client_cores:
         faults.append(
-            f"{CLIENT_SATURATED}: it used {client.cpu_cores:.2f} of one core; the throughput is a lower bound"
+            f"{CLIENT_SATURATED}: it used {client.cpu_cores:.2f} of one core, so the throughput is a lower bound"
         )
     return faults
 
@@ -157,12 +157,12 @@ def burst_faults(bursts: Bursts, requests: int, rules: Rules) -> tuple[list[str]
         return [], 0
     if bursts.per_block < rules.min_bursts_per_block:
         wanted = _round_up(requests * 1.5 * rules.min_bursts_per_block / bursts.per_block)
-        seen = f"{bursts.per_block:.2g} bursts of slow requests in a block, below {rules.min_bursts_per_block:g}"
-        return [f"p99 near saturation: {seen}; take blocks of {wanted} requests"], wanted
+        seen = f"{bursts.per_block:.2g} of slow requests in a block, below {rules.min_bursts_per_block:g}"
+        return [f"too few bursts for a p99: {seen} (take blocks of {wanted} requests)"], wanted
     if bursts.tail < rules.min_tail_bursts:
         wanted = _round_up(requests * 2.0)
         times = f"{bursts.tail} bursts" if bursts.tail > 1 else "one burst"
-        return [f"p99 rests on {times} of slow requests; take blocks of {wanted} requests"], wanted
+        return [f"p99 rests on {times} of slow requests (take blocks of {wanted} requests)"], wanted
     return [], 0
 
 
@@ -182,7 +182,9 @@ def _weaknesses(blocks: Sequence[BlockSummary], circumstances: Circumstances, ru
     if not circumstances.warmed_up:
         weak.append("the warm-up did not settle: two blocks in a row never agreed within 5 %")
     if circumstances.noisy_blocks:
-        weak.append(f"noisy machine: the canary was slow around {circumstances.noisy_blocks} kept blocks")
+        weak.append(
+            f"noisy machine: the canary was slow around {circumstances.noisy_blocks} of the blocks that were kept"
+        )
     if not circumstances.cpu_seen:
         weak.append("no cost: the service's CPU time was too small to tell")
     return weak
@@ -191,4 +193,4 @@ def _weaknesses(blocks: Sequence[BlockSummary], circumstances: Circumstances, ru
 def _failures(blocks: Sequence[BlockSummary]) -> list[str]:
     total = sum(b.requests for b in blocks)
     failed = total - sum(b.ok for b in blocks)
-    return [f"{failed} of {total} requests failed; each counts as a full timeout"] if failed else []
+    return [f"{failed} of {total} requests failed, each counted as a full timeout"] if failed else []

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.domain.study import Aim, Goal, Point, Trial
+from modelyard.domain.study import Aim, Point, Trial
 from modelyard.tune import ranking
 
 Vector = NDArray[np.float64]
@@ -101,7 +101,7 @@ def _excess(trial: Trial, aim: Aim) -> tuple[float, float]:
     """How far over the SLO, and with what standard error."""
     p99 = None if trial.result is None else trial.result.p99_ms
     # At the highest rate under an SLO the p99 is near the SLO for every point: it tells nothing.
-    if p99 is None or aim.slo_ms is None or aim.objectives[0].goal is Goal.RATE:
+    if p99 is None or aim.slo_ms is None or aim.seeks_rate:
         return (-_LOST if trial.feasible else _LOST), 0.0
     bound = p99.value if p99.high is None else p99.high
     ratio = math.log(bound / aim.slo_ms) if 0 < bound < math.inf else _LOST

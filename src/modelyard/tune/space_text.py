@@ -49,13 +49,14 @@ def read(text: str, constants: dict[str, Knob], name: str) -> Parts:
 
 
 def write(knobs: Mapping[str, Dimension], constraints: Sequence[str], constants: Mapping[str, Knob]) -> str:
-    """The space as YAML text."""
-    document: dict[str, Plain] = {"knobs": {name: _plain(knob) for name, knob in knobs.items()}}
+    """The space as YAML text, a line for each knob."""
+    flow = yaml_text.flow
+    lines = ["knobs:", *(f"  {flow(name)}: {flow(_plain(knob))}" for name, knob in knobs.items())]
     if constraints:
-        document["constraints"] = list(constraints)
+        lines += ["constraints:", *(f"  - {flow(text)}" for text in constraints)]
     if constants:
-        document["constants"] = dict(constants)
-    return yaml_text.dump(document)
+        lines += ["constants:", *(f"  {flow(name)}: {flow(value)}" for name, value in constants.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _plain(knob: Dimension) -> dict[str, Plain]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from modelyard.domain.configuration import Configuration, Slo
 from modelyard.domain.errors import InvalidInput
+from modelyard.domain.figures import figure
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Arrival, Protocol, Workload
 from modelyard.profile.max_rate import MaxRate, search
@@ -25,7 +26,8 @@ _CAPACITY_BLOCK_S = 10.0
 class MaxRateRequest:
     """The rate of what `deployment` would start, under which load.
 
-    `slo` replaces the version's. `batch` is rows per request. `again`: measure even what the hub has.
+    `slo` replaces the version's. `batch` is rows per request, `blocks` are those of every measurement. `again`: measure
+    even what the hub has.
     """
 
     slo: Slo | None = None
@@ -33,6 +35,7 @@ class MaxRateRequest:
     protocol: Protocol = Protocol.HTTP_BINARY
     batch: int = 1
     seed: int = 0
+    blocks: int = 5
     limits: Limits = field(default_factory=Limits)
     again: bool = False
 
@@ -80,7 +83,7 @@ def search_on(
         measured = plain if load.rate_rps is None else kept
         if measured not in bench.services:
             bench.release()  # two services at once would disturb each other
-        report = reporter(listener, f"{load.purpose}, {configuration.label}")
+        report = reporter(listener, f"{_told(load)}, {configuration.label}")
         (found,) = bench.measure([measured], workload(load, configuration, request), PURPOSE, report)
         return Evidence.of(found)
 
@@ -95,8 +98,9 @@ def workload(load: Load, configuration: Configuration, request: MaxRateRequest) 
             Arrival.CLOSED,
             concurrency=in_flight(configuration),
             batch=request.batch,
+            blocks=request.blocks,
             requests=load.requests,
-            duration_s=_CAPACITY_BLOCK_S,
+            duration_s=min(_CAPACITY_BLOCK_S, limits.most_block_s),
             protocol=request.protocol,
             seed=load.seed,
         )
@@ -105,11 +109,16 @@ def workload(load: Load, configuration: Configuration, request: MaxRateRequest) 
         Arrival.POISSON,
         rate_rps=rate,
         batch=request.batch,
+        blocks=request.blocks,
         requests=load.requests,
         duration_s=max(limits.most_block_s * 2, load.requests / rate * 2),  # the number of requests ends a block
         protocol=request.protocol,
         seed=load.seed,
     )
+
+
+def _told(load: Load) -> str:
+    return str(load.purpose) if load.rate_rps is None else f"{load.purpose} at {figure(load.rate_rps)} requests/s"
 
 
 def in_flight(configuration: Configuration) -> int:

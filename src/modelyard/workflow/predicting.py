@@ -84,7 +84,7 @@ class Predictor:
         if not self.simulator.knows(configuration):
             return None
         work = replace(self.workload, protocol=self.meaning.protocol(point))
-        if self.aim.objectives[0].goal is Goal.RATE:
+        if self.aim.seeks_rate:
             return self._highest_rate(configuration, work, requests)
         return self._prediction(self.simulator.predict(configuration, work, requests=requests), configuration)
 

@@ -112,6 +112,7 @@ class Reporting:
                 *((("go on with it", study_words.resume_command(study)),) if study.answer is None else ()),
                 ("write this report again", f"yard studies show {short} --html {path.name}"),
             ),
+            load=study_words.load(study),
         )
         return _write(path, render_study(data))
 

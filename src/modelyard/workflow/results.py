@@ -51,7 +51,7 @@ def result_of_rate(found: MaxRate, aim: Aim) -> Result:
         values=(Interval(math.nan if rate is None else rate),),
         p99_ms=found.p99_ms,
         feasible=rate is not None,
-        verdict=f"{found.stop}: {found.reason}",
+        verdict=str(found.stop) if rate is not None and not found.provisional else f"{found.stop}: {found.reason}",
         measurements=tuple(dict.fromkeys([*reversed(confirmed), *tried])),
     )
 

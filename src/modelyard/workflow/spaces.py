@@ -19,7 +19,7 @@ MAX_BATCH: Final = 64
 MAX_DELAY_US: Final = 2000
 """The longest queue delay of the default space: 0 (greedy), 500, 1000, 2000."""
 KNOBS: Final = {
-    "artifact": "which servable artifact, as yard artifacts ls writes it (onnx, openvino:int8-static)",
+    "artifact": "which servable artifact, as yard models show writes it (onnx, openvino:int8-static)",
     "threads": "the runtime's intra-op threads per replica",
     "replicas": "processes of the service",
     "max_batch": "rows of a dynamic batch; 1: off",
@@ -109,16 +109,23 @@ class Meaning:
         near = space.neighbours(point)
         return near[0] if near else space.sobol(1, 0)[0]
 
-    def check(self, space: Space) -> None:
-        """Raises InvalidInput for knobs that no configuration has, and for values that this version does not."""
+    def check(self, space: Space, *, batched: bool = True) -> None:
+        """Raises InvalidInput for knobs that no configuration has, and for values that this version does not.
+
+        `batched`: whether the model has a batch dimension.
+        """
         from modelyard.manifest.problems import nearest
 
         for name in space.knobs:
             if name not in KNOBS:
                 raise InvalidInput(
                     f"no configuration has a knob '{name}'" + nearest(name, KNOBS),
-                    hint=f"the knobs are {', '.join(KNOBS)}",
+                    hint="docs/tuning.md tells what each of them means",
                 )
+        if "max_batch" in space.knobs and not batched:
+            raise InvalidInput(
+                "this model has no batch dimension, so max_batch chooses nothing", hint="leave max_batch out"
+            )
         for name, known in (("artifact", list(self.artifacts)), ("protocol", [str(p) for p in Protocol])):
             dimension = space.knobs.get(name)
             if dimension is None:
@@ -131,7 +138,7 @@ class Meaning:
                 if value not in known:
                     raise InvalidInput(
                         f"'{value}' is no {name} that can be served" + nearest(str(value), known),
-                        hint="yard artifacts ls shows them" if name == "artifact" else f"use {', '.join(known)}",
+                        hint="yard convert makes other artifacts" if name == "artifact" else "docs/protocols.md",
                     )
 
 

@@ -74,6 +74,16 @@ def answer(study: Study) -> list[str]:
     return lines
 
 
+def load(study: Study) -> str:
+    """What every trial is measured under; the goal `rate` tries many rates."""
+    work = study.workload
+    if work is None:
+        return ""
+    name = f"poisson at many rates x{work.batch} {work.protocol}" if study.aim.seeks_rate else work.label
+    long = f"of {work.requests:,} requests or {work.duration_s:g} s" if work.open_loop else f"of {work.duration_s:g} s"
+    return f"{name}, {work.blocks} blocks {long}"
+
+
 def deploy_command(study: Study) -> str | None:
     """The command that deploys what the study found; None where it found nothing."""
     if study.answer is None or study.answer.best is None:

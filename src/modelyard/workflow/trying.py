@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from modelyard.domain.configuration import Slo
-from modelyard.domain.errors import BackendFailed, Unavailable, Unsupported
+from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable, Unsupported
 from modelyard.domain.measurement import Measurement
-from modelyard.domain.study import Aim, Goal, Point, TrialState
+from modelyard.domain.study import Aim, Point, TrialState
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile.profiler import ABANDONED
 from modelyard.profile.samples import Samples
 from modelyard.profile.slo_evidence import Limits
-from modelyard.profile.statistics import BlockSummary
+from modelyard.profile.statistics import REQUESTS_FOR_P99, BlockSummary
 from modelyard.tune.ports import Outcome
 from modelyard.workflow.max_rate import MaxRateRequest, search_on
 from modelyard.workflow.profiling import Profiling
@@ -49,7 +50,7 @@ class Trying:
 
     def measure(self, point: Point) -> Outcome:
         """One trial. A service that does not start, or that the first blocks show to be hopeless, is an outcome."""
-        if self._seeks_rate:
+        if self.aim.seeks_rate:
             return self._highest_rate(point, self.workload.seed, again=False)
         configuration = self.meaning.configuration(point)
         work = replace(self.workload, protocol=self.meaning.protocol(point))
@@ -59,7 +60,7 @@ class Trying:
 
     def confirm(self, points: Sequence[Point], seed: int) -> list[Outcome]:
         """Measure points block by block in turns, under the same fresh schedules; highest rates one after the other."""
-        if self._seeks_rate:
+        if self.aim.seeks_rate:
             return [self._rate_again(point, seed) for point in points]
         groups: dict[Workload, list[int]] = {}
         for place, point in enumerate(points):
@@ -81,10 +82,6 @@ class Trying:
         missing = Outcome(TrialState.FAILED, detail="it did not start again")
         return {k: self._outcome(by_configuration[c]) if c in by_configuration else missing for k, c in wanted.items()}
 
-    @property
-    def _seeks_rate(self) -> bool:
-        return self.aim.objectives[0].goal is Goal.RATE
-
     def _rate_again(self, point: Point, seed: int) -> Outcome:
         try:
             return self._highest_rate(point, seed, again=True)
@@ -93,9 +90,17 @@ class Trying:
 
     def _highest_rate(self, point: Point, seed: int, *, again: bool) -> Outcome:
         """The highest rate of a point under the SLO; a search of its own, each of its measurements in the hub."""
-        slo = Slo(self.aim.slo_ms or 0.0)
+        slo, longest_s = Slo(self.aim.slo_ms or 0.0), self.workload.duration_s
         request = MaxRateRequest(
-            slo, protocol=self.meaning.protocol(point), seed=seed, limits=Limits(requests=self.workload.requests)
+            slo,
+            protocol=self.meaning.protocol(point),
+            seed=seed,
+            blocks=self.workload.blocks,
+            limits=Limits(
+                requests=self.workload.requests,
+                confirm_block_s=min(OPEN_BLOCK_S, longest_s),
+                most_block_s=longest_s,
+            ),
         )
         with self.profiling.bench(self.version, again=again) as bench:
             found = search_on(bench, self.meaning.configuration(point), slo, request, self.listener)
@@ -127,7 +132,8 @@ class Trying:
 def workload_for(aim: Aim, request: TuneRequest) -> Workload:
     """What every trial is measured under; only its protocol may be a knob.
 
-    The goal `rate` looks for its rate: there the workload has `ANY_RATE_RPS`, in place of each that is tried.
+    The goal `rate` looks for its rate: there the workload has `ANY_RATE_RPS`, in place of each that is tried. Raises
+    InvalidInput where no trial could be feasible: blocks of which there is no p99, or no interval.
     """
     if aim.concurrency is not None:
         return Workload(
@@ -138,11 +144,39 @@ def workload_for(aim: Aim, request: TuneRequest) -> Workload:
             duration_s=request.duration_s or CLOSED_BLOCK_S,
             seed=request.seed,
         )
-    return Workload(
+    if aim.slo_ms is not None and request.blocks < 2:
+        raise InvalidInput(
+            "one block shows no SLO to be kept", why="that takes an interval, which is over blocks", hint="--blocks 5"
+        )
+    needs_p99 = aim.slo_ms is not None or any(o.statistic == "p99" for o in aim.objectives)
+    work = Workload(
         Arrival.POISSON,
         rate_rps=aim.rate_rps or ANY_RATE_RPS,
         blocks=request.blocks,
         requests=request.requests,
-        duration_s=request.duration_s or OPEN_BLOCK_S,
+        duration_s=request.duration_s or _block_s(aim, request.blocks, needs_p99=needs_p99),
         seed=request.seed,
     )
+    if needs_p99:
+        _check_p99(work, aim)
+    return work
+
+
+def _block_s(aim: Aim, blocks: int, *, needs_p99: bool) -> float:
+    """How long a block is where nothing is said: at low rates as long as a p99 takes."""
+    if aim.rate_rps is None:
+        return Limits().most_block_s
+    least_s = (math.ceil(REQUESTS_FOR_P99 / blocks) + 1) / aim.rate_rps
+    return max(OPEN_BLOCK_S, least_s) if needs_p99 else OPEN_BLOCK_S
+
+
+def _check_p99(work: Workload, aim: Aim) -> None:
+    """Raise InvalidInput where the blocks are too short for a p99 whatever is measured."""
+    within = int(aim.rate_rps * work.duration_s) if aim.rate_rps is not None else work.requests
+    requests = work.blocks * min(work.requests, within)
+    if requests < REQUESTS_FOR_P99:
+        raise InvalidInput(
+            f"a trial would have {requests} requests, and a p99 takes {REQUESTS_FOR_P99}",
+            why=f"{work.blocks} blocks of {min(work.requests, within)} requests",
+            hint="more --blocks, a longer --duration, or more --requests",
+        )

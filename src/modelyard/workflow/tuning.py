@@ -129,7 +129,7 @@ class Tuning:
             model=version.model,
             version=version.number,
             aim=aim,
-            workload=None if aim.slo_ms and aim.rate_rps is None else workload_for(aim, request),
+            workload=workload_for(aim, request),
             space=space.text,
             strategy=request.strategy,
             options=dict(request.options),
@@ -153,7 +153,7 @@ class Tuning:
             return default_space(meaning, batched=version.definition.signature.batched)
         constants = {"cores": meaning.cores, "memory": memory_mb()}
         space = Space.parse(text, constants)
-        meaning.check(space)
+        meaning.check(space, batched=version.definition.signature.batched)
         return space
 
 

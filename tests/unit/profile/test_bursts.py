@@ -117,7 +117,7 @@ def test_a_single_stall_makes_p99_provisional():
     blocks = [rng.normal(5.0, 0.1, 1000) for _ in range(5)]
     blocks[2][300:420] += np.linspace(100, 0, 120)
     reasons, wanted = burst_faults(Bursts.count(blocks), 1000, Rules())
-    assert reasons == ["p99 rests on one burst of slow requests; take blocks of 2000 requests"]
+    assert reasons == ["p99 rests on one burst of slow requests (take blocks of 2000 requests)"]
     assert wanted == 2000
 
 

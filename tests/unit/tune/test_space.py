@@ -54,7 +54,7 @@ def test_a_space_is_read_back_as_it_was_written(space: Space) -> None:
     again = Space.parse(space.text)
     assert again == space
     assert again.text == space.text
-    assert list(again.points()) == list(space.points())
+    assert list(itertools.islice(again.walk(3), 500)) == list(itertools.islice(space.walk(3), 500))
 
 
 @given(spaces())

@@ -94,3 +94,11 @@ def test_the_slo_is_the_one_given_or_the_versions_without_its_rate():
     with pytest.raises(InvalidInput) as caught:
         target_of(without, None)
     assert "--slo" in caught.value.hint
+
+
+def test_every_measurement_has_the_blocks_asked_for_and_none_lasts_longer():
+    asked = replace(REQUEST, blocks=3, limits=Limits(most_block_s=2))
+    capacity = workload(Load(Purpose.CAPACITY, None, 0, 1000), configuration(), asked)
+    probe = workload(Load(Purpose.PROBE, 100.0, 0, 200), configuration(), asked)
+    assert (capacity.blocks, probe.blocks) == (3, 3)
+    assert capacity.duration_s == 2

@@ -94,3 +94,10 @@ def test_the_default_point_keeps_the_constraints():
 def test_what_no_configuration_has_is_said(knobs, what):
     with pytest.raises(InvalidInput, match=what):
         meaning().check(Space(knobs))
+
+
+def test_a_batch_size_is_no_knob_of_a_model_without_a_batch():
+    space = Space({"max_batch": Choice((1, 8))})
+    meaning().check(space)
+    with pytest.raises(InvalidInput, match="no batch dimension"):
+        meaning().check(space, batched=False)
