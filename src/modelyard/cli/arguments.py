@@ -12,52 +12,54 @@ from modelyard.domain.errors import InvalidInput, NotFound
 
 Choice = TypeVar("Choice", bound=StrEnum)
 _SHARE = re.compile(r"[0-9]*\.?[0-9]+")
+_RATE = re.compile(r"[0-9]*\.?[0-9]+(e[0-9]{1,2})?")
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from modelyard.domain.artifacts import Target
     from modelyard.domain.study import Knob
 
 
-def words(text: str) -> tuple[str, ...]:
-    """`a,b` -> ("a", "b"); blanks around the words are dropped, empty words refused."""
+def words(given: Sequence[str]) -> tuple[str, ...]:
+    """`--to a,b --to c` -> ("a", "b", "c"); blanks around the words are dropped, empty words refused."""
+    text = ",".join(given)
     parts = tuple(part.strip() for part in text.split(","))
     if not all(parts):
         raise InvalidInput(f"'{text}' has an empty entry", hint="write a comma-separated list, e.g. a,b")
     return parts
 
 
-def counts(text: str, option: str) -> tuple[int, ...]:
+def counts(given: Sequence[str], option: str) -> tuple[int, ...]:
     """`1,8,32` -> (1, 8, 32), each at least 1."""
-    values = tuple(int(word) if word.isdecimal() else 0 for word in words(text))
+    values = tuple(int(word) if word.isdecimal() else 0 for word in words(given))
     if min(values) < 1:
-        raise InvalidInput(f"{option} {text} is not a list of counts", hint=f"write e.g. {option} 1,8,32")
+        raise InvalidInput(f"{option} {','.join(given)} is not a list of counts", hint=f"write e.g. {option} 1,8,32")
     return values
 
 
-def rates(text: str, option: str) -> tuple[float, ...]:
+def rates(given: Sequence[str], option: str) -> tuple[float, ...]:
     """`50,200` -> (50.0, 200.0), each above 0."""
-    values = tuple(float(word) if _SHARE.fullmatch(word) else 0.0 for word in words(text))
+    values = tuple(float(word) if _RATE.fullmatch(word) else 0.0 for word in words(given))
     if min(values) <= 0:
-        raise InvalidInput(f"{option} {text} is not a list of rates", hint=f"write e.g. {option} 50,200")
+        raise InvalidInput(f"{option} {','.join(given)} is not a list of rates", hint=f"write e.g. {option} 50,200")
     return values
 
 
-def choices(text: str, kind: type[Choice], option: str) -> tuple[Choice, ...]:
+def choices(given: Sequence[str], kind: type[Choice], option: str) -> tuple[Choice, ...]:
     """`grpc,http-binary` -> members of `kind`."""
-    try:
-        return tuple(kind(word) for word in words(text))
-    except ValueError as error:
-        known = ", ".join(kind)
-        raise InvalidInput(f"{option} {text}: {error}", hint=f"choose from {known}") from error
+    known = ", ".join(kind)
+    for word in words(given):
+        if word not in list(kind):
+            raise InvalidInput(f"{option} has no '{word}'", hint=f"choose from {known}")
+    return tuple(kind(word) for word in words(given))
 
 
-def targets(text: str) -> tuple[Target, ...]:
+def targets(given: Sequence[str]) -> tuple[Target, ...]:
     """`onnx,onnx:int8-static` -> targets."""
     from modelyard.domain.artifacts import Target
 
-    return tuple(Target.parse(word) for word in words(text))
+    return tuple(Target.parse(word) for word in words(given))
 
 
 def size(text: str, option: str) -> int:

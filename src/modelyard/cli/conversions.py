@@ -19,15 +19,19 @@ def convert(
     session: Session,
     ref: Annotated[str, typer.Argument(metavar="REF", help="Which version: digits, digits:3, digits@production.")],
     to: Annotated[
-        str,
-        typer.Option("--to", metavar="TARGETS", help="Targets, e.g. onnx,openvino:bf16; auto: what suits the model."),
-    ] = "auto",
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="TARGETS",
+            help="Targets, e.g. onnx,openvino:bf16; repeatable. Default: auto, what suits the model.",
+        ),
+    ] = None,
 ) -> int:
     """Convert a version and prove every result equal to its source. Results already made are reused.
 
     Exit code 4 if a target was rejected, 1 if it failed; with auto, only if nothing was proven.
     """
-    requested = arguments.words(to)
+    requested = arguments.words(to or ["auto"])
     with session.yard() as yard, session.listener() as listener:
         conversions = yard.convert(ref, requested, listener=listener)
     from modelyard.cli import tables

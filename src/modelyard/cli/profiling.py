@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,7 +13,10 @@ from modelyard.cli.session import Session
 from modelyard.domain.errors import BackendFailed, InvalidInput
 from modelyard.domain.workload import LEAST_CV, MOST_CV, Arrival, Protocol, Scenario, TraceLayout
 
-_CONFIGURATION: Final = "What is measured (lists are axes of the sweep)"
+if TYPE_CHECKING:
+    from modelyard.workflow.values import ProfileRequest
+
+_CONFIGURATION: Final = "What is measured (lists, 1,2 or repeated, are axes of the sweep)"
 _LOAD: Final = "Under which load"
 _TRACE: Final = "Recorded arrivals"
 _EFFORT: Final = "How long"
@@ -23,7 +26,7 @@ def profile(
     session: Session,
     ref: Annotated[str, typer.Argument(metavar="REF", help="Which version: digits, digits:3, digits@production.")],
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--target",
             metavar="LIST",
@@ -32,13 +35,13 @@ def profile(
         ),
     ] = None,
     runtime: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--runtime", metavar="LIST", help="Runtimes; default: each artifact's own.", rich_help_panel=_CONFIGURATION
         ),
     ] = None,
     threads: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--threads",
             metavar="LIST",
@@ -47,17 +50,23 @@ def profile(
         ),
     ] = None,
     replicas: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            "--replicas", metavar="LIST", help="Replicas of the measured service.", rich_help_panel=_CONFIGURATION
+            "--replicas",
+            metavar="LIST",
+            help="Replicas of the measured service; default: 1.",
+            rich_help_panel=_CONFIGURATION,
         ),
-    ] = "1",
+    ] = None,
     max_batch: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            "--max-batch", metavar="LIST", help="Dynamic batching up to; 1: off.", rich_help_panel=_CONFIGURATION
+            "--max-batch",
+            metavar="LIST",
+            help="Dynamic batching up to; default: 1, off.",
+            rich_help_panel=_CONFIGURATION,
         ),
-    ] = "1",
+    ] = None,
     max_delay_us: Annotated[
         int,
         typer.Option("--max-delay-us", min=0, help="Longest wait for a batch to fill.", rich_help_panel=_CONFIGURATION),
@@ -75,11 +84,11 @@ def profile(
         ),
     ] = None,
     closed: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--closed", metavar="LIST", help="Closed loop: requests in flight.", rich_help_panel=_LOAD),
     ] = None,
     rate: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--rate", metavar="LIST", help="Open loop: requests per second.", rich_help_panel=_LOAD),
     ] = None,
     arrival: Annotated[
@@ -104,17 +113,20 @@ def profile(
         Scenario | None, typer.Option("--scenario", help="MLPerf's load and its number.", rich_help_panel=_LOAD)
     ] = None,
     batch: Annotated[
-        str, typer.Option("--batch", metavar="LIST", help="Rows per request, e.g. 1,8,32.", rich_help_panel=_LOAD)
-    ] = "1",
+        list[str] | None,
+        typer.Option(
+            "--batch", metavar="LIST", help="Rows per request, e.g. 1,8,32; default: 1.", rich_help_panel=_LOAD
+        ),
+    ] = None,
     protocol: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--protocol",
             metavar="LIST",
-            help="How requests travel: http-json, http-binary, grpc.",
+            help="How requests travel: http-json, http-binary (default), grpc.",
             rich_help_panel=_LOAD,
         ),
-    ] = "http-binary",
+    ] = None,
     trace: Annotated[
         str | None,
         typer.Option(
@@ -191,14 +203,14 @@ def profile(
 
         given = TraceFile(Path(trace), trace_layout, trace_column, trace_interval, trace_function)
     request = ProfileRequest(
-        batches=arguments.counts(batch, "--batch"),
+        batches=arguments.counts(batch or ["1"], "--batch"),
         targets=arguments.targets(target) if target else (),
         runtimes=arguments.words(runtime) if runtime else (),
         device=device,
         threads=arguments.counts(threads, "--threads") if threads else (),
-        max_batches=arguments.counts(max_batch, "--max-batch"),
+        max_batches=arguments.counts(max_batch or ["1"], "--max-batch"),
         max_delay_us=max_delay_us,
-        replicas=arguments.counts(replicas, "--replicas"),
+        replicas=arguments.counts(replicas or ["1"], "--replicas"),
         rates_rps=arguments.rates(rate, "--rate") if rate else (),
         closed=arguments.counts(closed, "--closed") if closed else (),
         arrival=arrival,
@@ -208,14 +220,14 @@ def profile(
         trace_start_s=trace_start,
         scenario=scenario,
         slo=Slo.parse(slo) if slo else None,
-        protocols=arguments.choices(protocol, Protocol, "--protocol"),
+        protocols=arguments.choices(protocol or [Protocol.HTTP_BINARY], Protocol, "--protocol"),
         blocks=blocks,
         requests=requests,
         duration_s=duration,
         seed=seed,
         again=again,
     )
-    _check_load(request.rates_rps, request.closed, arrival, trace)
+    _check_load(request)
     with session.yard() as yard, session.listener() as listener:
         sweep = yard.profile(ref, request, listener=listener)
     from modelyard.cli import tables
@@ -233,14 +245,19 @@ def profile(
     return exits.OK
 
 
-def _check_load(rates: tuple[float, ...], closed: tuple[int, ...], arrival: Arrival | None, trace: str | None) -> None:
+def _check_load(request: ProfileRequest) -> None:
     """Raise InvalidInput for options that mean both kinds of loop, or one without its number."""
-    if rates and closed:
+    rates, arrival = request.rates_rps, request.arrival
+    if rates and request.closed:
         raise InvalidInput("--rate is an open loop, --closed a closed one", hint="give one of them")
-    if arrival is Arrival.TRACE and trace is None:
+    if arrival is Arrival.TRACE and request.trace is None:
         raise InvalidInput("--arrival trace needs --trace", hint="give the file of the arrivals: --trace FILE")
     if not rates and arrival not in (None, Arrival.CLOSED, Arrival.TRACE):
         raise InvalidInput(f"--arrival {arrival} needs --rate", hint=f"write e.g. --arrival {arrival} --rate 100")
+    if arrival is Arrival.GAMMA and request.cv is None:
+        raise InvalidInput("--arrival gamma needs --cv", hint="write e.g. --rate 100 --cv 4")
+    if arrival is Arrival.RAMP and request.end_rate_rps is None:
+        raise InvalidInput("--arrival ramp needs --end-rate", hint="write e.g. --rate 100 --end-rate 400")
     if rates and arrival is Arrival.CLOSED:
         raise InvalidInput("a closed loop has no --rate", hint="leave out --rate, or --arrival closed")
 

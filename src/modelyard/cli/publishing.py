@@ -19,7 +19,8 @@ def publish(
         str | None, typer.Option("--slo", metavar="TEXT", help="Overrides the manifest: 'p99 <= 20 ms at 200 rps'.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="TARGETS", help="Overrides the manifest's `convert`: onnx,openvino.")
+        list[str] | None,
+        typer.Option("--to", metavar="TARGETS", help="Overrides the manifest's `convert`: onnx,openvino; repeatable."),
     ] = None,
     effort: Annotated[
         Literal["quick", "normal", "thorough"], typer.Option("--effort", help="Samples per measurement, contenders.")

@@ -105,6 +105,8 @@ class Profiling:
                 f"{version.ref} has no servable artifact {missing[0]}",
                 hint=f"yard convert {version.ref} --to {missing[0]}",
             )
+        if max(request.max_batches) > 1 and not version.definition.signature.batched:
+            raise InvalidInput(f"{version.ref} has no batch dimension to batch over", hint="leave out --max-batch")
         cells = [
             Configuration(
                 artifact=artifact.id,
@@ -123,8 +125,11 @@ class Profiling:
             for max_batch in request.max_batches
         ]
         if not cells:
+            names = ", ".join(str(artifact.target) for artifact in artifacts)
             raise Unsupported(
-                f"no artifact of {version.ref} runs on {', '.join(request.runtimes)}", hint="yard doctor lists runtimes"
+                f"no artifact asked for runs on {', '.join(request.runtimes)}",
+                why=f"asked for: {names}",
+                hint="yard doctor lists runtimes",
             )
         return cells
 

@@ -211,6 +211,30 @@ def test_profile_passes_every_axis_on(yard: Yard, fake: FakeYard) -> None:
     assert fake.calls == [("profile", ("digits:1", request))]
 
 
+def test_a_list_may_be_given_in_parts(yard: Yard, fake: FakeYard) -> None:
+    argv = "--target onnx --target openvino,torchscript --threads 1 --threads 2 --rate 50 --rate 1e2 --protocol grpc"
+    assert yard("profile", "d", *argv.split(), "--protocol", "http-json").code == 0
+    targets = (Target("onnx"), Target("openvino"), Target("torchscript"))
+    protocols = (Protocol.GRPC, Protocol.HTTP_JSON)
+    wanted = ProfileRequest(targets=targets, threads=(1, 2), rates_rps=(50.0, 100.0), protocols=protocols)
+    assert fake.calls == [("profile", ("d", wanted))]
+
+
+@pytest.mark.parametrize("argv", ["--to onnx,openvino", "--to onnx --to openvino"])
+def test_convert_takes_targets_in_one_list_or_in_parts(argv: str, yard: Yard, fake: FakeYard) -> None:
+    yard("convert", "d", *argv.split())
+    assert fake.calls == [("convert", ("d", ("onnx", "openvino")))]
+
+
+@pytest.mark.parametrize(
+    ("argv", "needs"), [("--arrival gamma --rate 10", "needs --cv"), ("--arrival ramp --rate 10", "needs --end-rate")]
+)
+def test_arrivals_without_their_number_are_told_which(argv: str, needs: str, yard: Yard) -> None:
+    run = yard("profile", "d", *argv.split())
+    assert run.code == 2
+    assert needs in run.err
+
+
 def test_profile_passes_arrivals_scenario_and_trace_on(yard: Yard, fake: FakeYard) -> None:
     argv = (
         "--trace t.csv --trace-layout counts --trace-column requests --trace-interval 1 --trace-function f "
@@ -258,7 +282,7 @@ def test_the_help_of_profile_has_its_options_in_groups(yard: Yard) -> None:
         (("profile", "d", "--rate", "50,x"), "--rate 50,x is not a list of rates"),
         (("profile", "d", "--arrival", "trace"), "--arrival trace needs --trace"),
         (("profile", "d", "--trace-start", "5"), "the --trace-... options are of a trace"),
-        (("profile", "d", "--protocol", "grpc,smoke"), "--protocol grpc,smoke: 'smoke' is not a valid Protocol"),
+        (("profile", "d", "--protocol", "grpc,smoke"), "--protocol has no 'smoke'"),
         (("profile", "d", "--arrival", "poisson"), "--arrival poisson needs --rate"),
         (("profile", "d", "--arrival", "closed", "--rate", "5"), "a closed loop has no --rate"),
         (("profile", "d", "--closed", "2", "--rate", "5"), "--rate is an open loop, --closed a closed one"),
