@@ -10,7 +10,8 @@ import pytest
 # fmt: off
 HEAVY = {
     "alembic", "fsspec", "grpc", "jax", "jinja2", "lightgbm", "numpy", "onnx", "onnxruntime", "openvino", "optuna",
-    "pyarrow", "rich", "scipy", "sklearn", "skops", "sqlalchemy", "tensorflow", "torch", "tritonclient", "uvloop", "xgboost",
+    "pyarrow", "rich", "scipy", "sklearn", "skops", "sqlalchemy", "tensorflow", "torch", "tritonclient", "uvloop",
+    "xgboost",
 }
 # fmt: on
 

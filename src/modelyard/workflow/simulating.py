@@ -16,7 +16,7 @@ import numpy as np
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.batching import RowCost
 from modelyard.domain.configuration import Configuration
-from modelyard.domain.errors import BackendFailed
+from modelyard.domain.errors import BackendFailed, Unavailable
 from modelyard.domain.latency import ContentionPoint, Curve, Overhead
 from modelyard.domain.tensors import Datatype, Signature, Tensors
 from modelyard.domain.versions import Version
@@ -29,6 +29,7 @@ from modelyard.profile.recording import Recording
 from modelyard.profile.requests import encode
 from modelyard.profile.schedule import draw
 from modelyard.tune.simulator import Load, Simulator
+from modelyard.workflow.in_service import InService
 from modelyard.workflow.planning import thread_choices
 from modelyard.workflow.profiling import Profiling, payloads_of, reporter
 from modelyard.workflow.progress import Listener, Progress, Step
@@ -101,7 +102,12 @@ class Simulating:
                     together += measure_contention(
                         local, runtime, rows, threads=count, copies=copies, batches=sizes, point_budget_s=POINT_S
                     )
-            return replace(curve, contention=tuple(together))
+            report("in a replica")
+            try:
+                corrected = InService(self.profiling).corrected(version, artifact, curve)
+            except (BackendFailed, Unavailable) as error:  # it runs alone and not in a replica: never to be chosen
+                return replace(curve, points=(), error=str(error))
+            return replace(corrected, contention=_relative(together, curve, corrected))
 
         return self._kept(f"curve {artifact.id} {runtime} {threads} {batches}", Curve, measure, lambda c: not c.error)
 
@@ -128,6 +134,13 @@ class Simulating:
         if worth(found):
             _write(file, msgspec.json.encode(found))
         return found
+
+
+def _relative(together: Sequence[ContentionPoint], alone: Curve, corrected: Curve) -> tuple[ContentionPoint, ...]:
+    """Copies were measured outside a server too: their walls on the scale of the corrected curve."""
+    before = {(p.threads, p.batch): p.wall_s for p in alone.points}
+    after = {(p.threads, p.batch): p.wall_s for p in corrected.points}
+    return tuple(replace(p, wall_s=p.wall_s * after[p.threads, p.batch] / before[p.threads, p.batch]) for p in together)
 
 
 def _copies(threads: Sequence[int], cores: int) -> list[tuple[int, int]]:
