@@ -90,7 +90,8 @@ def _trials(found: Study) -> RenderableType:
         got = [
             interval(figures.scaled(o, v)) for o, v in zip(objectives, figures.measured(objectives, trial), strict=True)
         ]
-        p99 = [interval(trial.result.p99_ms if trial.result else None)] if with_p99 else []
+        late = found.at_timeout(trial)
+        p99 = ["timeout" if late else interval(trial.result.p99_ms if trial.result else None)] if with_p99 else []
         rows.append(
             (
                 str(trial.number),

@@ -345,3 +345,8 @@ class Study:
     trials: tuple[Trial, ...] = ()
     answer: Answer | None = None
     created_at: str = ""
+
+    def at_timeout(self, trial: Trial) -> bool:
+        """Whether a trial's p99 is no latency but the timeout: 1 % of its requests or more failed or took that long."""
+        p99 = trial.result.p99_ms if trial.result else None
+        return p99 is not None and self.workload is not None and p99.value >= 1e3 * self.workload.timeout_s

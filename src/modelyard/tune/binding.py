@@ -21,10 +21,21 @@ def without_winner(study: Study, counted: Sequence[Trial]) -> str:
     """Why nothing is feasible: how near the nearest came."""
     if not counted:
         return "nothing was measured"
-    measured = [(t.result.p99_ms.value, t.number, t.point) for t in counted if t.result and t.result.p99_ms]
-    if study.aim.slo_ms is None or not measured:
+    if not any(t.result for t in counted):
         lost = [t.detail for t in counted if t.detail]
         return f"no configuration could be measured{': ' + lost[-1] if lost else ''}"
+    if study.aim.slo_ms is None:
+        return "no measurement tells what is looked for: most often it takes more or longer blocks"
+    measured = [
+        (t.result.p99_ms.value, t.number, t.point)
+        for t in counted
+        if t.result and t.result.p99_ms and not study.at_timeout(t)
+    ]
+    if not measured:
+        return (
+            f"no configuration was shown to keep p99 <= {study.aim.slo_ms:g} ms; in none did 99 % of the requests "
+            "succeed within their timeout"
+        )
     p99_ms, _, point = min(measured)
     nearest = f"{figure(p99_ms)} ms with {point}"
     return f"no configuration was shown to keep p99 <= {study.aim.slo_ms:g} ms; the nearest: {nearest}"
@@ -37,7 +48,11 @@ def _slo(study: Study, best: Trial, counted: Sequence[Trial]) -> str:
     out = [
         (ranking.score(t.result), t.number, t.point, t.result.p99_ms)
         for t in counted
-        if t.result and t.result.p99_ms and not t.feasible and ranking.score(t.result) < least
+        if t.result
+        and t.result.p99_ms
+        and not study.at_timeout(t)
+        and not t.feasible
+        and ranking.score(t.result) < least
     ]
     if not out:
         return ""

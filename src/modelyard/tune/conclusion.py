@@ -158,7 +158,8 @@ def _shown_worse(default: Trial, rivals: Sequence[Result], level: float) -> bool
 def prediction_error(study: Study) -> Mapping[str, float]:
     """Median |log(measured / predicted)| of every objective and of p99, over the trials that have both.
 
-    Trials that the simulator expected to saturate are left out: it predicts no latency there.
+    Trials that the simulator expected to saturate are left out, for it predicts no latency there, and so is a p99 that
+    is the timeout.
     """
     seen: dict[str, list[float]] = {}
     for trial in study.trials:
@@ -169,6 +170,8 @@ def prediction_error(study: Study) -> Mapping[str, float]:
             seen.setdefault(objective.statistic or str(objective.goal), []).append(abs(measured - expected))
         if not any(o.statistic == "p99" for o in study.aim.objectives):
             seen.setdefault("p99", []).append(_log_ratio(trial.result, trial.prediction.p99_ms))
+        if study.at_timeout(trial):
+            seen["p99"].pop()
     kept = {name: [v for v in values if math.isfinite(v)] for name, values in seen.items()}
     return {name: float(np.median(values)) for name, values in kept.items() if values}
 

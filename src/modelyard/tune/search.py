@@ -55,6 +55,11 @@ def run(study: Study, search: Search, strategy: Strategy, means: Means) -> Study
     return answered
 
 
+def budget_spent(study: Study) -> str:
+    """Why a search ends that has measured as much as it may."""
+    return f"the budget of {study.budget} trial{'s' if study.budget > 1 else ''} is used up"
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     proposal: Proposal
@@ -119,7 +124,7 @@ class _Run:
         """The next point for a lane, or why there is none."""
         trials, pending = self.study.trials, [task.proposal.point for task in self._tasks.values()]
         if len(trials) + len(pending) >= self.study.budget:
-            return f"the budget of {self.study.budget} trials is used up"
+            return budget_spent(self.study)
         proposal = self._strategy.propose(trials, pending)
         if isinstance(proposal, Stop):
             return proposal.reason

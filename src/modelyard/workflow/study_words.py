@@ -63,12 +63,14 @@ def answer(study: Study) -> list[str]:
     """What the study found, most important first; one sentence each."""
     found = study.answer
     if found is None:
-        return [f"No answer yet: {searched(study)} of {study.budget} trials are done."]
-    lines = [_verdict(study), *_ties(study)]
+        done = searched(study)
+        left = ", and the best are yet to be measured again" if done >= study.budget else ""
+        return [f"No answer yet: {done} of {study.budget} trials are done{left}."]
+    lines = [_verdict(study), *_ties(study), *_timeouts(study)]
     if found.binding and found.best is not None:
         lines.append(f"What limits it: {found.binding}.")
     if found.prediction_error:
-        errors = ", ".join(f"{name} {math.expm1(error):.0%}" for name, error in found.prediction_error.items())
+        errors = ", ".join(f"{name} {_factor(error)}" for name, error in found.prediction_error.items())
         lines.append(f"The simulation was off by (median): {errors}.")
     lines.append(f"Why it stopped: {found.stopped}.")
     return lines
@@ -126,6 +128,15 @@ def _set(study: Study, found: Answer, best: Trial) -> str:
     )
 
 
+def _timeouts(study: Study) -> list[str]:
+    """What a p99 that is the timeout means, said once."""
+    late = [t.number for t in study.trials if study.at_timeout(t)]
+    if not late or study.workload is None:
+        return []
+    limit = f"{study.workload.timeout_s:g} s"
+    return [f"In {_trials(late)} 1 % of the requests or more failed or took {limit}: p99 is that timeout, no latency."]
+
+
 def _trials(numbers: Sequence[int]) -> str:
     return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
@@ -141,7 +152,14 @@ def _gain(study: Study, best: Trial) -> str:
     mine, theirs = best.result.values[0].value, of_default[-1].result.values[0].value  # type: ignore[union-attr]
     if min(mine, theirs) <= 0:
         return ""
+    if objective.goal.maximised:
+        return f"; {figure(mine / theirs)} times the default's {amount(objective, theirs)}"
     return f"; the default has {amount(objective, theirs)}, {figure(theirs / mine)} times as much"
+
+
+def _factor(error: float) -> str:
+    """An error on the log scale: `47%`, or `x5.1` where a percentage would be hard to read."""
+    return f"{math.expm1(error):.0%}" if error < math.log(2) else f"x{figure(math.exp(error))}"
 
 
 def _ties(study: Study) -> list[str]:

@@ -54,7 +54,7 @@ class Tuning:
         if task.study.answer is not None:
             return TunePlan(task.study, size, None, "the study has its answer")
         if len(task.study.trials) >= task.study.budget:
-            return TunePlan(task.study, size, None, f"the budget of {task.study.budget} trials is used up")
+            return TunePlan(task.study, size, None, search.budget_spent(task.study))
         following = self._strategy(task).propose(task.study.trials)
         if isinstance(following, Stop):
             return TunePlan(task.study, size, None, following.reason)

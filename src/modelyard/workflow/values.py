@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from modelyard.dispatch import AppliedLimits
@@ -176,6 +176,10 @@ class TuneRequest:
             raise InvalidInput("a study needs a budget, blocks and requests of at least 1 and a positive duration")
         if self.again and self.resume:
             raise InvalidInput("a study is begun again or resumed, not both", hint="leave out one of the two")
+        if self.resume and replace(self, resume=None) != TuneRequest():
+            raise InvalidInput(
+                "a study that is resumed keeps the settings it was begun with", hint="give --resume and nothing else"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.domain.measurement import Interval
 from modelyard.domain.study import Aim, Answer, Point, Ranked, Standing, Trial
+from modelyard.domain.workload import Arrival, Workload
 from modelyard.workflow.values import DeployRequest, TuneRequest
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import STUDY, FakeYard
@@ -98,6 +100,7 @@ def test_a_dry_run_measures_nothing_and_says_what_would_be_searched(yard: Yard, 
         (("--space", "nowhere.yaml"), 3),
         (("--budget", "0"), 2),
         (("--again", "--resume", "std-012345"), 2),
+        (("--budget", "9", "--resume", "std-012345"), 2),
     ],
 )
 def test_what_cannot_be_read_is_refused_before_anything_starts(
@@ -129,6 +132,15 @@ def test_it_says_what_was_found_and_how_to_deploy_it(yard: Yard) -> None:
     assert "cost 7%, p99 22%" in out
     assert "the budget of 3 is spent" in out
     assert "yard deploy digits:1 --from-study std-01234567" in out
+
+
+def test_a_p99_that_is_the_timeout_is_not_shown_as_a_latency(yard: Yard, fake: FakeYard) -> None:
+    late = [replace(t, result=replace(t.result, p99_ms=Interval(10_000.0))) if t.result else t for t in STUDY.trials]
+    fake.found = replace(STUDY, trials=tuple(late), workload=Workload(Arrival.POISSON, rate_rps=200.0, timeout_s=10.0))
+    out = yard("studies", "show", "std-012345").out
+    assert "timeout" in out.partition("Answer")[0]
+    assert "10,000" not in out
+    assert "failed or took 10 s: p99 is that timeout" in " ".join(out.split())
 
 
 def test_knobs_that_all_trials_share_are_said_once(yard: Yard, fake: FakeYard) -> None:
@@ -188,7 +200,9 @@ def test_the_default_is_as_good_is_an_answer(yard: Yard, fake: FakeYard) -> None
 def test_an_unfinished_study_says_how_to_go_on(yard: Yard, fake: FakeYard) -> None:
     fake.found = replace(STUDY, answer=None)
     run = yard("studies", "show", "std-012345")
-    assert "No answer yet: 3 of 3 trials are done." in run.out
+    assert "No answer yet: 3 of 3 trials are done, and the best are yet to be measured again." in " ".join(
+        run.out.split()
+    )
     assert "yard tune digits:1 --resume std-01234567" in run.out
     assert "unfinished" in yard("studies", "ls", "digits").out
 

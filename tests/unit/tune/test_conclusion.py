@@ -11,6 +11,7 @@ import pytest
 
 from modelyard.domain.measurement import Interval
 from modelyard.domain.study import Aim, Answer, Point, Prediction, Result, Standing, Study, Trial, TrialState
+from modelyard.domain.workload import Arrival, Workload
 from modelyard.tune.conclusion import Rules, conclude, confirmation_seed
 from modelyard.tune.ports import Outcome, Search
 from modelyard.tune.space import Space
@@ -291,3 +292,41 @@ def test_a_constraint_that_keeps_a_better_prediction_out_is_named(slope: float, 
 def test_a_knob_at_its_upper_bound_is_named() -> None:
     _, answer = concluded({20: seen(1.0), 1: seen(3.0)}, Bench({20: seen(1.0)}))
     assert answer.binding == "n is at its upper bound 20"
+
+
+def at_a_rate(tried: Mapping[int, Result]) -> tuple[Study, Search]:
+    """A study under a load whose timeout is 10 s, with these trials."""
+    search = Search(SPACE, COST, at(20), 10, 0)
+    trials = [scripted.trial(i + 1, at(n), Bench._outcome(r)) for i, (n, r) in enumerate(tried.items())]
+    work = Workload(Arrival.POISSON, rate_rps=200.0, timeout_s=10.0)
+    return replace(scripted.study(search, trials), workload=work), search
+
+
+@pytest.mark.parametrize(
+    ("p99s_ms", "told"),
+    [
+        ((10_000.0, 10_003.0), "in none did 99 % of the requests succeed within their timeout"),
+        ((10_000.0, 45.0), "the nearest: 45.0 ms with n=2"),
+    ],
+)
+def test_a_timeout_is_no_near_miss(p99s_ms: tuple[float, float], told: str) -> None:
+    study, search = at_a_rate({n + 1: seen(1.0, p99) for n, p99 in enumerate(p99s_ms)})
+    answer = conclude(study, search, "", Bench({}).confirm, Rules(rounds=0), CLOCK).answer
+    assert answer is not None
+    assert answer.binding == f"no configuration was shown to keep p99 <= 20 ms; {told}"
+
+
+def test_a_timeout_is_no_error_of_the_prediction() -> None:
+    study, search = at_a_rate({1: seen(1.0), 2: seen(1.0, 10_000.0)})
+    expected = Prediction((math.log(1.2),), 1.0, 1.0, 1.0, 1.0, 12.0, 1.0, True)
+    study = replace(study, trials=tuple(replace(t, prediction=expected) for t in study.trials))
+    answer = conclude(study, search, "", Bench({}).confirm, Rules(rounds=0), CLOCK).answer
+    assert answer is not None
+    assert answer.prediction_error == pytest.approx({"cost": math.log(1.2), "p99": math.log(1.2)})
+
+
+def test_measurements_that_do_not_tell_the_objective_are_not_called_unmeasured() -> None:
+    aim = Aim.parse("min p99 at 4 concurrent")
+    short = replace(scripted.result(aim, [1.0], 5.0), losses=(math.inf,), feasible=False, p99_ms=None)
+    _, answer = concluded({1: short, 20: short}, Bench({20: short}), aim=aim)
+    assert "takes more or longer blocks" in answer.binding
