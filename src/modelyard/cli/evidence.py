@@ -127,7 +127,8 @@ def _scenario_results(cells: Sequence[Measurement]) -> list[RenderableType]:
     for m in cells:
         if m.indicators.scenario is not None:
             text = str(m.indicators.scenario)
-            shown = text if m.verdict.validity is not Validity.INVALID else f"({text})"
+            trusted = m.verdict.validity is not Validity.INVALID and not m.verdict.saturated
+            shown = text if trusted else f"({text})"
             lines.append(Text(f"{m.configuration.target} {m.id[:SHORT_ID]}: {shown}"))
     return lines
 

@@ -167,6 +167,7 @@ def plan(found: TunePlan) -> RenderableType:
                 ("goes on with", begun),
                 ("configurations", "infinitely many" if found.size is None else f"{found.size:,}"),
                 ("default", str(s.default)),
+                ("not searched", str(found.fixed) if found.fixed.knobs else ""),
                 ("first", str(found.first) if found.first else "nothing more would be measured"),
                 ("because", found.reason),
             ]

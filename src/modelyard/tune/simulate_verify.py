@@ -102,9 +102,8 @@ class SimulateVerify:
         gain = np.where(free, chance * objective.improvement_on(best), -1.0)
         k = int(np.argmax(gain))
         if gain[k] < self._options.tolerance and not self._search.aim.pareto:
-            return Stop(
-                f"no other of {len(self._points)} simulated points is expected to be more than {gain[k]:.1%} better"
-            )
+            enough = f"{100 * self._options.tolerance:.3g} %"
+            return Stop(f"no other of {len(self._points)} simulated points is expected to be better by {enough}")
         return Proposal(self._points[k], f"expected to be {gain[k]:.1%} better than the best measured")
 
     def _first(self, free: NDArray[np.bool_], mean: Vector, chance: Vector, again: bool) -> Proposal:

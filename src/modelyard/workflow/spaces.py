@@ -109,6 +109,13 @@ class Meaning:
         near = space.neighbours(point)
         return near[0] if near else space.sobol(1, 0)[0]
 
+    def fixed(self, space: Space) -> Point:
+        """What holds for every point because the space has no such knob."""
+        left_out = {name: value for name, value in self.defaults.items() if name not in space.knobs}
+        if "max_batch" in left_out:
+            left_out.pop("max_delay_us", None)  # without batches nothing waits for one
+        return Point.of(left_out)
+
     def check(self, space: Space, *, batched: bool = True) -> None:
         """Raises InvalidInput for knobs that no configuration has, and for values that this version does not.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelyard.domain.errors import InvalidInput, Unsupported
-from modelyard.domain.study import Aim, Goal, Objective, Prediction, Study
+from modelyard.domain.study import Aim, Goal, Objective, Point, Prediction, Study
 from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Workload
 from modelyard.hub import Hub, StudyQuery
@@ -50,15 +50,16 @@ class Tuning:
     def plan(self, ref: str, request: TuneRequest, listener: Listener = silent) -> TunePlan:
         """What `tune` would do now; no service is measured, nothing is kept. Raises what `tune` raises."""
         task = self.prepare(ref, request, listener)
-        size = task.search.space.size
+        first, reason = self._next(task)
+        return TunePlan(task.study, task.search.space.size, first, reason, task.meaning.fixed(task.search.space))
+
+    def _next(self, task: Task) -> tuple[Point | None, str]:
         if task.study.answer is not None:
-            return TunePlan(task.study, size, None, "the study has its answer")
+            return None, "the study has its answer"
         if len(task.study.trials) >= task.study.budget:
-            return TunePlan(task.study, size, None, search.budget_spent(task.study))
+            return None, search.budget_spent(task.study)
         following = self._strategy(task).propose(task.study.trials)
-        if isinstance(following, Stop):
-            return TunePlan(task.study, size, None, following.reason)
-        return TunePlan(task.study, size, following.point, following.reason)
+        return (None, following.reason) if isinstance(following, Stop) else (following.point, following.reason)
 
     def tune(self, ref: str, request: TuneRequest, listener: Listener) -> Study:
         """Search until there is an answer. Every finished trial is in the hub, whatever happens after it.

@@ -187,13 +187,14 @@ class TunePlan:
     """What `tune` would do now: the study that it would begin (its id is empty) or go on with.
 
     `size`: configurations in the space, None where it cannot be counted. `first` would be measured next, because of
-    `reason`; None where nothing more would be.
+    `reason`; None where nothing more would be. `fixed`: knobs that the space leaves out, and what they are.
     """
 
     study: Study
     size: int | None
     first: Point | None
     reason: str
+    fixed: Point = field(default_factory=lambda: Point(()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,12 @@ def test_what_no_configuration_has_is_said(knobs, what):
         meaning().check(Space(knobs))
 
 
+def test_knobs_that_a_space_leaves_out_are_told():
+    fixed = meaning().fixed(Space({"threads": Integer(1, 4)}))
+    assert dict(fixed) == {"artifact": "pytorch-exported", "replicas": 1, "max_batch": 1, "protocol": "http-binary"}
+    assert dict(fixed) == {k: v for k, v in meaning().defaults.items() if k in dict(fixed)}
+
+
 def test_a_batch_size_is_no_knob_of_a_model_without_a_batch():
     space = Space({"max_batch": Choice((1, 8))})
     meaning().check(space)
