@@ -145,7 +145,7 @@ def _probes(probes: tuple[Probe, ...], slo_p99_ms: float) -> RenderableType:
                 str(probe.load.purpose),
                 number(probe.load.rate_rps),
                 number(evidence.throughput_rps),
-                f"({p99})" if evidence.invalid else p99,
+                f"({p99})" if evidence.invalid or evidence.saturated else p99,
                 f"{evidence.error_fraction:.1%}",
                 f"{probe.load.requests:,}",
                 _told(probe, slo_p99_ms),

@@ -134,7 +134,8 @@ def _timeouts(study: Study) -> list[str]:
     if not late or study.workload is None:
         return []
     limit = f"{study.workload.timeout_s:g} s"
-    return [f"In {_trials(late)} 1 % of the requests or more failed or took {limit}: p99 is that timeout, no latency."]
+    where = _trials(late)
+    return [f"1 % of the requests or more failed or took {limit} in {where}: p99 is that timeout, no latency."]
 
 
 def _trials(numbers: Sequence[int]) -> str:

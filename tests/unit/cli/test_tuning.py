@@ -140,7 +140,7 @@ def test_a_p99_that_is_the_timeout_is_not_shown_as_a_latency(yard: Yard, fake: F
     out = yard("studies", "show", "std-012345").out
     assert "timeout" in out.partition("Answer")[0]
     assert "10,000" not in out
-    assert "failed or took 10 s: p99 is that timeout" in " ".join(out.split())
+    assert "failed or took 10 s in trial" in " ".join(out.split())
 
 
 def test_knobs_that_all_trials_share_are_said_once(yard: Yard, fake: FakeYard) -> None:
