@@ -174,7 +174,9 @@ def ids(environment: dict[str, str]) -> list[str]:
 
 def test_a_sweep_killed_in_the_middle_goes_on_with_what_is_missing(registered, tmp_path):
     axes = ["--closed", "1,2,3", "--threads", "1,64"]
-    sweep = ["profile", "small", *axes, "--blocks", "2", "--requests", "60", "--json"]
+    # three blocks of a second each: a cell lasts longer than progress is silent, so that each cell is told
+    length = ["--blocks", "3", "--duration", "1", "--requests", "1000000"]
+    sweep = ["profile", "small", *axes, *length, "--json"]
     command = [sys.executable, "-m", "modelyard", *sweep]
     process = subprocess.Popen(command, env=registered, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
