@@ -19,7 +19,8 @@ from modelyard.manifest.yaml_text import read
 from .conftest import EXPORTED, MANIFEST, Check, Problems
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = sorted(str(path.relative_to(ROOT / "examples")) for path in ROOT.glob("examples/*/*.yaml"))
+MANIFESTS = (path for path in ROOT.glob("examples/*/*.yaml") if not path.name.endswith(".space.yaml"))
+EXAMPLES = sorted(str(path.relative_to(ROOT / "examples")) for path in MANIFESTS)
 
 
 def test_a_valid_manifest_gives_its_definition_and_files(check: Check, folder: Path) -> None:
