@@ -101,13 +101,16 @@ class ProcessInstance:
         return (life if life is not None else self._await_life()).run(tensors)
 
     def interrupt(self) -> bool:
-        """Kill the process, whatever it does; it is started again."""
+        """Kill the process, whatever it does; it is started again, and no further run is given to this one."""
+        why = "a run took too long"
         with self._changed:
             self._interruptions += 1
             life = self._life
+            if life is not None:
+                self._life, self.absent = None, why
             self._changed.notify_all()
         if life is not None:
-            life.kill("a run took too long")
+            life.kill(why)
         return True
 
     def close(self) -> None:
