@@ -40,6 +40,8 @@ def main() -> None:
             found = exhaustive.measure(task, args.home, most=args.most)
             if args.most is None:
                 found.save()
+    if not stored():
+        parser.exit(1, "no space was measured yet: python -m bench.tune measure\n")
     for data in stored():
         if not args.models or data.model in args.models:
             _report(data, args.seeds)
