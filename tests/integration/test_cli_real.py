@@ -22,22 +22,10 @@ import psutil
 import pytest
 
 from modelyard.cli import main
+from tests import small_model
 
 PATIENCE_S = 120.0
-MANIFEST = """
-apiVersion: modelyard/v1
-name: small
-task: tabular-classification
-framework: xgboost
-source: {path: small.ubj}
-inputs: [{name: features, datatype: FP32, shape: [batch, 4]}]
-outputs:
-  - {name: label, datatype: INT64, shape: [batch]}
-  - {name: probabilities, datatype: FP32, shape: [batch, 2]}
-dataset: {path: holdout.npz, inputs: {features: x}, label: y}
-metrics: {accuracy: 0.9}
-tags: [tiny]
-"""
+MANIFEST = small_model.MANIFEST + "metrics: {accuracy: 0.9}\ntags: [tiny]\n"
 
 
 @dataclass(frozen=True)
@@ -67,15 +55,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the manifest, the model and its data."""
-    import xgboost
-
     path = tmp_path_factory.mktemp("model")
-    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
-    y = (x[:, 0] + x[:, 1] > 0).astype(np.int64)
-    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, xgboost.DMatrix(x, y), num_boost_round=8)
-    booster.save_model(path / "small.ubj")
-    np.savez(path / "holdout.npz", x=x[:64], y=y[:64])
-    (path / "model.yaml").write_text(MANIFEST)
+    small_model.write(path, MANIFEST)
     return path
 
 

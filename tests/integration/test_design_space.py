@@ -8,26 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
 import modelyard
 from modelyard.domain.study import Study
 from modelyard.domain.versions import ModelRef
+from tests import small_model
 
 FOLDER = Path(__file__).parents[2] / "examples" / "design_space"
-MANIFEST = """
-apiVersion: modelyard/v1
-name: small
-task: tabular-classification
-framework: xgboost
-source: {path: small.ubj}
-inputs: [{name: features, datatype: FP32, shape: [batch, 4]}]
-outputs:
-  - {name: label, datatype: INT64, shape: [batch]}
-  - {name: probabilities, datatype: FP32, shape: [batch, 2]}
-dataset: {path: holdout.npz, inputs: {features: x}, label: y}
-"""
 SPACE = """
 knobs:
   artifact: {choice: [xgboost]}
@@ -54,17 +42,10 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    import xgboost
-
     out, home = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("home")
     models = out / "models"
     models.mkdir()
-    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
-    y = (x[:, 0] + x[:, 1] > 0).astype(np.int64)
-    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, xgboost.DMatrix(x, y), num_boost_round=8)
-    booster.save_model(models / "small.ubj")
-    np.savez(models / "holdout.npz", x=x[:64], y=y[:64])
-    (models / "small.yaml").write_text(MANIFEST)
+    small_model.write(models, name="small.yaml")
     (out / "small.space.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))

@@ -22,6 +22,7 @@ from modelyard.domain.workload import Arrival, Scenario, Trace, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, Samples, WarmUpRule
 from modelyard.profile.early_stopping import percentile_estimate, queries_needed
 from modelyard.profile.recording import Recording
+from tests import small_model
 from tests.builders import configuration
 from tests.integration.test_profile_measure import responder
 from tests.unit.profile.builders import fifo
@@ -132,31 +133,10 @@ def test_a_ramp_is_not_called_saturated_for_growing(tmp_path):
     assert found.client.scheduled_rps == pytest.approx(70, rel=0.01)
 
 
-MANIFEST = """
-apiVersion: modelyard/v1
-name: small
-task: tabular-classification
-framework: xgboost
-source: {path: small.ubj}
-inputs: [{name: features, datatype: FP32, shape: [batch, 4]}]
-outputs:
-  - {name: label, datatype: INT64, shape: [batch]}
-  - {name: probabilities, datatype: FP32, shape: [batch, 2]}
-dataset: {path: holdout.npz, inputs: {features: x}, label: y}
-"""
-
-
 @pytest.fixture
 def registered(tmp_path: Path) -> dict[str, str]:
     """A home with a small model in it; the environment of `yard` there."""
-    import xgboost
-
-    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
-    y = (x[:, 0] > 0).astype(np.int64)
-    booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(x, y), num_boost_round=4)
-    booster.save_model(tmp_path / "small.ubj")
-    np.savez(tmp_path / "holdout.npz", x=x[:64], y=y[:64])
-    (tmp_path / "model.yaml").write_text(MANIFEST)
+    small_model.write(tmp_path)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MODELYARD_")}
     environment = {**kept, "MODELYARD_HOME": str(tmp_path / "home"), "COLUMNS": "100", "NO_COLOR": "1"}
     assert yard(environment, "register", str(tmp_path / "model.yaml")).returncode == 0

@@ -13,27 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
 from modelyard.domain.study import Study
 from modelyard.domain.versions import ModelRef
 from modelyard.hub import Hub
+from tests import small_model
 
 PATIENCE_S = 240.0
-MANIFEST = """
-apiVersion: modelyard/v1
-name: small
-task: tabular-classification
-framework: xgboost
-source: {path: small.ubj}
-inputs: [{name: features, datatype: FP32, shape: [batch, 4]}]
-outputs:
-  - {name: label, datatype: INT64, shape: [batch]}
-  - {name: probabilities, datatype: FP32, shape: [batch, 2]}
-dataset: {path: holdout.npz, inputs: {features: x}, label: y}
-"""
 SPACE = """
 knobs:
   threads: {integer: [1, 2]}
@@ -89,15 +77,8 @@ class Yard:
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    import xgboost
-
     folder, home = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("home")
-    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
-    y = (x[:, 0] + x[:, 1] > 0).astype(np.int64)
-    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, xgboost.DMatrix(x, y), num_boost_round=8)
-    booster.save_model(folder / "small.ubj")
-    np.savez(folder / "holdout.npz", x=x[:64], y=y[:64])
-    (folder / "model.yaml").write_text(MANIFEST)
+    small_model.write(folder)
     (folder / "space.yaml").write_text(SPACE)
     made = Yard(home, folder)
     made.run("register", "model.yaml")
