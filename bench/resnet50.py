@@ -106,7 +106,7 @@ def naive(version: Version, like: Configuration) -> Iterator[MeasuredService]:
             except (urllib.error.URLError, OSError):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit("the naive service did not start") from None
-                time.sleep(0.1)
+                time.sleep(0.1)  # polls the health of another process while it loads
         label = replace(like, runtime="naive-fastapi", precision=Precision.FP32)
         endpoint = Endpoint("127.0.0.1", port)
         yield MeasuredService(endpoint, version.model, version.number, label, lambda: [process.pid])
