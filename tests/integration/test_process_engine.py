@@ -219,6 +219,35 @@ def test_scale_up_and_down(yard: ProcessEngine, state_dir: Path) -> None:
     post(endpoint)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_replicas_that_fill_the_machine_have_cores_of_their_own(yard: ProcessEngine) -> None:
+    every = sorted(os.sched_getaffinity(0))
+    yard.start("digits", spec(), 1, probe)
+    assert _affinities(yard) == [every]
+    yard.scale("digits", len(every))
+    assert _affinities(yard) == [[core] for core in every]
+    assert [r.cores for r in yard.status("digits").limits] == [(core,) for core in every]
+    victim = yard.replicas("digits")[1]
+    assert victim.pid
+    os.kill(victim.pid, signal.SIGKILL)
+    eventually(lambda: yard.replicas("digits")[1].restarts == 1, "restart")
+    eventually(lambda: yard.state("digits") is ServiceState.READY, "be ready")
+    eventually(lambda: _affinities(yard) == [[core] for core in every], "be bound again")
+    yard.roll("digits", spec(2), None, probe)
+    assert _affinities(yard) == [[core] for core in every]
+    yard.scale("digits", 1)
+    assert _affinities(yard) == [every]
+
+
+def _affinities(yard: ProcessEngine) -> list[list[int]]:
+    """Of each replica, over all its threads."""
+    found = []
+    for replica in yard.replicas("digits"):
+        tasks = [int(task.name) for task in Path(f"/proc/{replica.pid}/task").iterdir()]
+        found.append(sorted(set().union(*(os.sched_getaffinity(task) for task in tasks))))
+    return found
+
+
 def test_a_failed_scale_keeps_what_there_was(yard: ProcessEngine, tmp_path: Path, state_dir: Path) -> None:
     crash = tmp_path / "crash"
     endpoint = yard.start("digits", spec(crash_if=str(crash)), 1, probe)

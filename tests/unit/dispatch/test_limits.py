@@ -12,6 +12,7 @@ from modelyard.dispatch import Limits, Throttling
 from modelyard.dispatch.engines.cgroups import Group, Parents, find_parents, remove_groups
 from modelyard.dispatch.engines.cpu import Affinity, CpuQuota, cpu_limit, throttling
 from modelyard.dispatch.engines.limits import ReplicaLimits, check_limits
+from modelyard.dispatch.engines.placement import cores_of
 from modelyard.domain.configuration import Configuration
 from modelyard.domain.errors import InvalidInput, Unsupported
 from modelyard.hub.records import from_json, to_json
@@ -154,3 +155,16 @@ def test_a_stored_configuration_from_before_has_no_limit_on_cores() -> None:
     stored = to_json(configuration())
     assert '"cpu_limit":null' in stored
     assert from_json(stored.replace(',"cpu_limit":null', ""), Configuration) == configuration()
+
+
+def test_replicas_are_bound_only_where_their_threads_are_as_many_as_the_cores() -> None:
+    four = Limits(cores=(2, 3, 6, 7))
+    assert [cores_of(k, 4, spec(), four) for k in range(4)] == [(2,), (3,), (6,), (7,)]
+    wide = replace(four, threads=2)
+    assert [cores_of(k, 2, spec(), wide) for k in range(2)] == [(2, 3), (6, 7)]
+    assert cores_of(0, 3, spec(), four) == ()  # a core is left over: the kernel finds it
+    assert cores_of(0, 1, spec(), replace(four, threads=4)) == ()
+    assert cores_of(-1, 4, spec(), four) == ()  # a trial runs beside the others
+    assert cores_of(0, 4, spec(), replace(four, cpu_limit=0.5)) == ()
+    several = replace(spec(), models=tuple(replace(m, instances=2) for m in spec().models))
+    assert cores_of(0, 4, several, four) == ()

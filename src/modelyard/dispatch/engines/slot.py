@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from modelyard.dispatch.engines.placement import bind
 from modelyard.dispatch.engines.replica import Ready, ReplicaProcess
 from modelyard.dispatch.engines.restart import End, EndKind, RestartBudget
 from modelyard.dispatch.engines.state import ReplicaRecord
@@ -46,6 +48,21 @@ class Slot:
         self._started_at = ""
         self._last_reason = ""
         self._limits = AppliedLimits()
+        self.cores: tuple[int, ...] = ()
+
+    def place(self, cores: tuple[int, ...]) -> None:
+        """Bind the replica to these cores from now on, after a restart too. Nothing happens where it is already."""
+        if cores != self.cores:
+            self.cores = cores
+            self._bind()
+            self._changed()
+
+    def _bind(self) -> None:
+        identity = self.record.identity
+        if self.cores and identity and self.record.replica.state is ReplicaState.READY:
+            bind(identity.pid, self.cores)
+            self._limits = replace(self._limits, cores=self.cores)
+            self.record = ReplicaRecord(self.record.replica, identity, self._limits)
 
     async def start(self) -> None:
         """Start the first life and wait until it is ready; from then on it is kept alive.
@@ -105,6 +122,7 @@ class Slot:
                 self.ready = process.ready
                 detail = f"restarted: {self._last_reason}" if restarts else ""
                 self._note(ReplicaState.READY, restarts, process, detail)
+                self._bind()
                 if not first.done():
                     first.set_result(None)
                 end = await self._unless_ending(process.until_end())

@@ -29,6 +29,7 @@ from modelyard.dispatch.engines.control import MAX_LINE_BYTES, Done, Order, Roll
 from modelyard.dispatch.engines.heartbeat import TICK_S
 from modelyard.dispatch.engines.identity import ProcessIdentity
 from modelyard.dispatch.engines.network import callable_host, reserve
+from modelyard.dispatch.engines.placement import cores_of, usable_cores
 from modelyard.dispatch.engines.replica import ReplicaProcess
 from modelyard.dispatch.engines.restart import RestartBudget
 from modelyard.dispatch.engines.slot import Slot
@@ -129,6 +130,7 @@ class Supervisor:
                 log.info("service %s: %d replicas on %s", plan.name, plan.n, self.endpoint)
                 self._slots = [self._slot(index, plan.spec) for index in range(plan.n)]
                 await asyncio.gather(*(slot.start() for slot in self._slots))
+                self._place()
                 await self._confirmed.wait()
                 self._state = ServiceState.READY
                 await self._obey()
@@ -209,6 +211,7 @@ class Supervisor:
         self._keep(replace(self._plan, n=n))
         await asyncio.gather(*(slot.end(self._drain_s(slot), others_serve=True) for slot in surplus))
         self._slots = self._slots[:n]
+        self._place()
         self.publish()
 
     async def _roll(self, spec: ReplicaSpec, probe: Callable[[Endpoint], Awaitable[None]]) -> None:
@@ -259,9 +262,17 @@ class Supervisor:
             raise
         self._slots[index] = new
         self._passing[self._passing.index(new)] = old
+        self._place()
         self.publish()
         await old.end(self._drain_s(old), others_serve=True)
         self._passing.remove(old)
+
+    def _place(self) -> None:
+        """Give the replicas cores of their own where they fill the machine; else back all they had."""
+        limits, count = self._plan.limits, len(self._slots)
+        for slot in self._slots:
+            own = cores_of(slot.index, count, slot.spec, limits)
+            slot.place(own or (usable_cores(limits) if slot.cores else ()))
 
     def _slot(self, index: int, spec: ReplicaSpec, *, final: bool = False) -> Slot:
         """A new slot; `final`: its spec is used as it is, else it is bound to the service's endpoint."""

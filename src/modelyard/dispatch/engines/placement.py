@@ -1,0 +1,68 @@
+"""Cores of their own for replicas that together fill the machine.
+
+Left alone, the kernel moves such replicas about, and two of them share one core for milliseconds while another rests.
+Bound, each waits for nobody but itself: measured in docs/benchmarks.md ("Replicas with cores of their own").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from modelyard.dispatch.ports import Limits
+from modelyard.domain.services import ReplicaSpec
+
+_PASSES: Final = 3
+"""A thread made while the others are bound inherits its maker's cores, of before or after: look again."""
+
+
+def usable_cores(limits: Limits) -> tuple[int, ...]:
+    """Those that a service's replicas may run on."""
+    return tuple(sorted(limits.cores or os.sched_getaffinity(0)))
+
+
+def cores_of(index: int, replicas: int, spec: ReplicaSpec, limits: Limits) -> tuple[int, ...]:
+    """The cores that replica `index` is bound to; empty where the kernel places it better.
+
+    Replicas are bound where their threads are exactly as many as the cores. Fewer leave cores idle, which the kernel
+    finds; more have to share. A cap on cores, or several instances of a model (bound inside the replica), go before.
+    """
+    usable = usable_cores(limits)
+    threads = limits.threads or max((m.threads for m in spec.models), default=1)
+    shaped = limits.cpu_limit or spec.cpu_limit or any(m.instances > 1 for m in spec.models)
+    if shaped or replicas < 2 or replicas * threads != len(usable) or not 0 <= index < replicas:
+        return ()
+    return usable[index * threads : (index + 1) * threads]
+
+
+def bind(pid: int, cores: Sequence[int]) -> None:
+    """Let a process, its threads and its descendants run on these cores only. What has ended meanwhile is left out."""
+    wanted = set(cores)
+    for _ in range(_PASSES):
+        elsewhere = [task for task in _tasks(pid) if _affinity(task) != wanted]
+        if not elsewhere:
+            return
+        for task in elsewhere:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(task, wanted)
+
+
+def _tasks(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += [int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir()]
+    return found
+
+
+def _affinity(task: int) -> set[int]:
+    with contextlib.suppress(ProcessLookupError):
+        return set(os.sched_getaffinity(task))
+    return set()
