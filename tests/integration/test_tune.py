@@ -117,6 +117,13 @@ def test_a_dry_run_keeps_nothing(yard: Yard) -> None:
     assert len(yard.studies()) == before
 
 
+def test_what_is_wrong_in_a_space_names_its_file_and_line(yard: Yard) -> None:
+    (yard.folder / "wrong.yaml").write_text("knobs:\n  thread: {integer: [1, 2]}\n  artifact: {choice: [onx]}\n")
+    told = yard.run("tune", "small:1", "--space", "wrong.yaml", "--dry-run", code=2)
+    assert "wrong.yaml:2: knobs.thread: no configuration has a knob 'thread'" in told
+    assert "wrong.yaml:3: knobs.artifact: 'onx' is no artifact that can be served" in told
+
+
 def test_after_kill_9_the_same_command_goes_on_with_the_same_study(killed: Study, answered: Study) -> None:
     assert answered.id == killed.id
     assert answered.trials[: len(killed.trials)] == killed.trials

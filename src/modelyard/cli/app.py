@@ -159,7 +159,7 @@ def _interrupted(session: Session, error: Interrupted) -> int:
 
 def _usage(session: Session, error: typer.TyperException) -> int:
     """A wrong command line. A group without an action shows its help instead, which typer raises as an error too."""
-    message = error.format_message()
+    message = error.format_message().replace(": Value error, ", ": ")  # how pydantic begins what it says of a choice
     if message.lstrip().startswith("Usage:"):
         sys.stderr.write(message + "\n")
         return USAGE

@@ -136,7 +136,7 @@ def _scenario_results(cells: Sequence[Measurement]) -> list[RenderableType]:
 def _row(m: Measurement, mark: str, *, ids: bool) -> tuple[RenderableType, ...]:
     c, i = m.configuration, m.indicators
     trusted = m.verdict.validity is not Validity.INVALID
-    p99 = interval(i.p99_ms)
+    p99 = interval(i.p99_ms, m.workload.blocks)
     if m.verdict.validity is Validity.PROVISIONAL and i.p99_ms is not None:
         p99 = f"~{p99}"
 

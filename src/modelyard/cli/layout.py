@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,13 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from modelyard.domain.figures import figure
-from modelyard.domain.measurement import Interval
+from modelyard.domain.measurement import FEWEST_BLOCKS, Interval
 
 GOOD: Final = "green"
 BAD: Final = "red"
 DOUBTFUL: Final = "yellow"
 FAINT: Final = "dim"
 _UNBOUNDED: Final = 10_000
+_NARROW: Final = 9
+"""Characters of a remark in a column of numbers."""
 STYLES: Final = {
     "proven": GOOD,
     "source": GOOD,
@@ -118,10 +121,12 @@ def number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else figure(value)
 
 
-def interval(value: Interval | None) -> str:
-    """A value over its bounds: narrow enough for a table."""
+def interval(value: Interval | None, blocks: int = FEWEST_BLOCKS) -> str:
+    """A value over its bounds, which are from so many blocks: narrow enough for a table."""
     if value is None:
         return "-"
+    if why := value.unusable(blocks):
+        return "\n".join([number(value.value), *textwrap.wrap(why, _NARROW)])
     if value.low is None or value.high is None:
         return number(value.value)
     return f"{number(value.value)}\n{number(value.low)}–{number(value.high)}"

@@ -88,10 +88,12 @@ def _trials(found: Study) -> RenderableType:
             for o, v in zip(objectives, figures.predicted(objectives, trial.prediction), strict=True)
         ]
         got = [
-            interval(figures.scaled(o, v)) for o, v in zip(objectives, figures.measured(objectives, trial), strict=True)
+            interval(figures.scaled(o, v), found.blocks(trial))
+            for o, v in zip(objectives, figures.measured(objectives, trial), strict=True)
         ]
         late = found.at_timeout(trial)
-        p99 = ["timeout" if late else interval(trial.result.p99_ms if trial.result else None)] if with_p99 else []
+        tail = interval(trial.result.p99_ms if trial.result else None, found.blocks(trial))
+        p99 = ["timeout" if late else tail] if with_p99 else []
         rows.append(
             (
                 str(trial.number),

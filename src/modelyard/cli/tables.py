@@ -194,10 +194,10 @@ def measurement(m: Measurement) -> RenderableType:
             f"Indicators{_DOUBT.get(m.verdict.validity, '')}",
             facts(
                 [
-                    ("throughput", f"{_spread(i.throughput_rps)} requests/s, {number(i.rows_per_s)} rows/s"),
-                    ("p50", f"{_spread(i.p50_ms)} ms"),
-                    ("p95", f"{_spread(i.p95_ms)} ms"),
-                    ("p99", f"{_spread(i.p99_ms)} ms" if i.p99_ms else "too few requests"),
+                    ("throughput", f"{_spread(i.throughput_rps, w.blocks)} requests/s, {number(i.rows_per_s)} rows/s"),
+                    ("p50", f"{_spread(i.p50_ms, w.blocks)} ms"),
+                    ("p95", f"{_spread(i.p95_ms, w.blocks)} ms"),
+                    ("p99", f"{_spread(i.p99_ms, w.blocks)} ms" if i.p99_ms else "too few requests"),
                     ("p99.9", f"{number(i.p999_ms)} ms" if i.p999_ms else "too few requests"),
                     ("memory", size(i.memory_rss_bytes)),
                     ("GPU memory", size(i.gpu_memory_bytes) if i.gpu_memory_bytes else ""),
@@ -245,9 +245,11 @@ _DOUBT = {
 }
 
 
-def _spread(value: Interval) -> str:
+def _spread(value: Interval, blocks: int) -> str:
     if value.low is None or value.high is None:
         return number(value.value)
+    if why := value.unusable(blocks):
+        return f"{number(value.value)} ({why})"
     return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
 
 

@@ -76,6 +76,7 @@ def tune(
         duration_s=duration,
         again=again,
         resume=resume,
+        space_name=str(space) if space else "space",
     )
     if dry_run:
         return _plan(session, ref, request)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from modelyard.domain.configuration import Configuration
 from modelyard.domain.figures import figure
 from modelyard.domain.workload import Scenario, Workload
+
+FEWEST_BLOCKS: Final = 3
+"""From which on the spread over blocks is known well enough that bounds are always shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,26 @@ class Interval:
     low: float | None = None
     high: float | None = None
     confidence: float = 0.95
+
+    def usable(self, blocks: int) -> bool:
+        """Whether its bounds, from so many blocks, say something.
+
+        Two blocks know next to nothing of their own spread (their t factor is 12.7), so that bounds may lie orders of
+        magnitude apart: where they do by more than twice the value, they are not shown.
+        """
+        if self.low is None or self.high is None:
+            return False
+        return blocks >= FEWEST_BLOCKS or self.high - self.low <= 2 * abs(self.value)
+
+    def unusable(self, blocks: int) -> str:
+        """What is said instead of bounds that say nothing; empty where they do, or where there are none."""
+        if self.low is None or self.high is None or self.usable(blocks):
+            return ""
+        return f"{blocks} blocks: no usable interval"
+
+    def told(self, blocks: int) -> str:
+        """As `str`, without bounds that say nothing."""
+        return f"{figure(self.value)} ({why})" if (why := self.unusable(blocks)) else str(self)
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:

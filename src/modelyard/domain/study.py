@@ -346,6 +346,11 @@ class Study:
     answer: Answer | None = None
     created_at: str = ""
 
+    def blocks(self, trial: Trial) -> int:
+        """How many blocks a trial's intervals are from."""
+        own = len(trial.result.blocks) if trial.result else 0
+        return own or (self.workload.blocks if self.workload else 0)
+
     def at_timeout(self, trial: Trial) -> bool:
         """Whether a trial's p99 is no latency but the timeout: 1 % of its requests or more failed or took that long."""
         p99 = trial.result.p99_ms if trial.result else None

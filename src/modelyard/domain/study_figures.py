@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from modelyard.domain.measurement import Interval
+from modelyard.domain.measurement import FEWEST_BLOCKS, Interval
 from modelyard.domain.study import Goal, Objective, Point, Prediction, Trial
 
 _UNITS: Final = {
@@ -23,10 +23,10 @@ def title(objective: Objective) -> str:
     return f"{objective.statistic or objective.goal} {_UNITS[objective.goal]}".strip()
 
 
-def amount(objective: Objective, value: float | Interval | None) -> str:
-    """A value of the objective in the unit of its title; `-` where there is none."""
+def amount(objective: Objective, value: float | Interval | None, blocks: int = FEWEST_BLOCKS) -> str:
+    """A value of the objective in the unit of its title, with bounds from so many blocks; `-` where there is none."""
     found = scaled(objective, value if isinstance(value, Interval) or value is None else Interval(value))
-    return "-" if found is None else str(found)
+    return "-" if found is None else found.told(blocks)
 
 
 def scaled(objective: Objective, value: Interval | None) -> Interval | None:

@@ -189,18 +189,18 @@ def _facts(m: Measurement) -> list[tuple[str, str]]:
 
 
 def _numbers(m: Measurement) -> list[tuple[str, str]]:
-    i = m.indicators
+    i, blocks = m.indicators, m.workload.blocks
 
     return [
-        ("throughput", f"{i.throughput_rps} requests/s"),
-        ("p50", f"{i.p50_ms} ms"),
-        ("p95", f"{i.p95_ms} ms"),
-        ("p99", f"{i.p99_ms} ms" if i.p99_ms else "too few requests"),
+        ("throughput", f"{i.throughput_rps.told(blocks)} requests/s"),
+        ("p50", f"{i.p50_ms.told(blocks)} ms"),
+        ("p95", f"{i.p95_ms.told(blocks)} ms"),
+        ("p99", f"{i.p99_ms.told(blocks)} ms" if i.p99_ms else "too few requests"),
         ("p99.9", f"{number(i.p999_ms)} ms" if i.p999_ms else "too few requests"),
         ("errors", percent(i.error_fraction)),
         ("memory", size(i.memory_rss_bytes)),
         ("CPU cores busy", number(i.cpu_cores)),
-        ("cost per 1M requests", _cost(i)),
+        ("cost per 1M requests", _cost(i, blocks)),
     ]
 
 
@@ -214,7 +214,7 @@ def _limits(c: Configuration) -> str:
     return ", ".join([*cpu, *memory]) or "none"
 
 
-def _cost(i: Indicators) -> str:
+def _cost(i: Indicators, blocks: int) -> str:
     if not i.cost_known:
         return "too little CPU time to tell"
-    return str(i.cost_interval or number(i.cost_per_million))
+    return i.cost_interval.told(blocks) if i.cost_interval else number(i.cost_per_million)

@@ -37,10 +37,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def interval(value: Interval | None) -> str:
-    """`0.4 – 0.6`; nothing where there are no bounds."""
+def interval(value: Interval | None, blocks: int) -> str:
+    """`0.4 – 0.6`, from so many blocks; nothing where there are no bounds."""
     if value is None or value.low is None or value.high is None:
         return ""
+    if why := value.unusable(blocks):
+        return why
     return f"{number(value.low)} – {number(value.high)}"
 
 

@@ -43,9 +43,8 @@ class Space:
     def __post_init__(self) -> None:
         if not self.knobs:
             raise InvalidInput("a space needs a knob", hint="e.g. threads: {integer: [1, 8], log2: true}")
-        for name in self.knobs:
-            self._check_name(name)
-            self._check_when(name)
+        for _, error in _mistakes(self.knobs, self.constants):
+            raise error
         if self._first is None:
             raise InvalidInput(
                 "no configuration of the space keeps its constraints",
@@ -59,7 +58,17 @@ class Space:
 
         Raises InvalidInput with every problem and its line.
         """
-        return cls(*space_text.read(text, dict(constants or {}), name))
+        problems = space_text.problems(name)
+        knobs, constraints, known = space_text.read(text, dict(constants or {}), problems)
+        for knob, error in _mistakes(knobs, known):
+            problems.add_error(("knobs", knob), error)
+        problems.raise_if_any()
+        try:
+            return cls(knobs, constraints, known)
+        except InvalidInput as error:
+            problems.add_error(("constraints",), error)
+            problems.raise_if_any()
+            raise
 
     @cached_property
     def text(self) -> str:
@@ -255,28 +264,6 @@ class Space:
             found[self.sample(rng)] = None
         return list(found)
 
-    def _check_name(self, name: str) -> None:
-        if not name.isidentifier() or name in space_text.RESERVED:
-            raise InvalidInput(
-                f"'{name}' cannot name a knob", hint="use letters, digits and _, beginning with a letter"
-            )
-        if name in self.constants:
-            raise InvalidInput(f"'{name}' is both a knob and a constant", hint="rename one of them")
-
-    def _check_when(self, name: str) -> None:
-        before = list(self.knobs)[: list(self.knobs).index(name)]
-        for other, values in self.knobs[name].when.items():
-            if other not in before:
-                raise InvalidInput(
-                    f"the knob '{name}' depends on '{other}', which does not stand before it"
-                    + (nearest(other, before) if before else "")
-                )
-            for value in values:
-                try:
-                    self.knobs[other].read(value)
-                except InvalidInput as error:
-                    raise InvalidInput(f"'when' of the knob '{name}': {other}: {error.what}") from error
-
     def _why_none(self) -> str:
         if len(self.constraints) == 1:
             return f"'{self.constraints[0]}' never holds"
@@ -284,6 +271,29 @@ class Space:
         if alone:
             return f"'{alone[0]}' never holds"
         return "together they exclude everything: " + "; ".join(self.constraints)
+
+
+def _mistakes(knobs: Mapping[str, Dimension], constants: Mapping[str, Knob]) -> Iterator[tuple[str, InvalidInput]]:
+    """What is wrong with the names of knobs and with what they depend on, each with its knob."""
+    before: list[str] = []
+    for name, knob in knobs.items():
+        if not name.isidentifier() or name in space_text.RESERVED:
+            hint = "use letters, digits and _, beginning with a letter"
+            yield name, InvalidInput(f"'{name}' cannot name a knob", hint=hint)
+        elif name in constants:
+            yield name, InvalidInput(f"'{name}' is both a knob and a constant", hint="rename one of them")
+        for other, values in knob.when.items():
+            if other not in before:
+                near = nearest(other, before) if before else ""
+                text = f"the knob '{name}' depends on '{other}', which does not stand before it{near}"
+                yield name, InvalidInput(text)
+                continue
+            for value in values:
+                try:
+                    knobs[other].read(value)
+                except InvalidInput as error:
+                    yield name, InvalidInput(f"'when' of the knob '{name}': {other}: {error.what}")
+        before.append(name)
 
 
 def _possible(space: Space, constraint: str) -> bool:

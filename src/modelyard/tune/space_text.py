@@ -29,13 +29,29 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 _HINT: Final = "write integer: [1, 8], real: [0.3, 0.9] or choice: [onnx, openvino]"
 
 
-def read(text: str, constants: dict[str, Knob], name: str) -> Parts:
-    """The parts of the space in a YAML text. Raises InvalidInput with every problem found, each with its line."""
-    problems = Problems(name, check="yard tune REF --space FILE --dry-run")
+def problems(name: str) -> Problems:
+    """Collects what is wrong with the space of that name, its file's where it has one."""
+    return Problems(name, check="yard tune REF --space FILE --dry-run")
+
+
+def located(text: str, name: str) -> Problems:
+    """Collects what is wrong with the space in a text that was read before; knows its lines."""
+    found = problems(name)
+    yaml_text.read(text, found)
+    return found
+
+
+def read(text: str, constants: dict[str, Knob], problems: Problems) -> Parts:
+    """The parts of the space in a YAML text. Raises InvalidInput with every problem found, each with its line.
+
+    `problems` then knows the lines, for what is found later.
+    """
     value = yaml_text.read(text, problems).value
     problems.raise_if_any()
     if not isinstance(value, dict):
-        raise InvalidInput(f"{name} is not a space", why=f"it is {describe(value)}", hint="it needs a key 'knobs'")
+        raise InvalidInput(
+            f"{problems.source_name} is not a space", why=f"it is {describe(value)}", hint="it needs a key 'knobs'"
+        )
     for key in value:
         if key not in _SECTIONS:
             problems.add((key,), "unknown key" + nearest(key, _SECTIONS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +11,7 @@ from modelyard.domain.configuration import Batching, Configuration, Slo
 from modelyard.domain.errors import InvalidInput
 from modelyard.domain.study import Knob, Point
 from modelyard.domain.workload import Protocol
+from modelyard.manifest.problems import nearest
 from modelyard.tune.knobs import Choice, Dimension, Integer
 from modelyard.tune.space import Space
 
@@ -117,36 +118,38 @@ class Meaning:
         return Point.of(left_out)
 
     def check(self, space: Space, *, batched: bool = True) -> None:
-        """Raises InvalidInput for knobs that no configuration has, and for values that this version does not.
+        """Raises the first of the `mistakes`."""
+        for _, error in self.mistakes(space, batched=batched):
+            raise error
+
+    def mistakes(self, space: Space, *, batched: bool = True) -> Iterator[tuple[str, InvalidInput]]:
+        """Knobs that no configuration has, and values that this version does not, each with its knob.
 
         `batched`: whether the model has a batch dimension.
         """
-        from modelyard.manifest.problems import nearest
-
-        for name in space.knobs:
+        for name, dimension in space.knobs.items():
             if name not in KNOBS:
-                raise InvalidInput(
-                    f"no configuration has a knob '{name}'" + nearest(name, KNOBS),
-                    hint="docs/tuning.md tells what each of them means",
-                )
-        if "max_batch" in space.knobs and not batched:
-            raise InvalidInput(
-                "this model has no batch dimension, so max_batch chooses nothing", hint="leave max_batch out"
+                text = f"no configuration has a knob '{name}'" + nearest(name, KNOBS)
+                yield name, InvalidInput(text, hint="docs/tuning.md tells what each of them means")
+            elif name == "max_batch" and not batched:
+                text = "this model has no batch dimension, so max_batch chooses nothing"
+                yield name, InvalidInput(text, hint="leave max_batch out")
+            elif name in ("artifact", "protocol"):
+                known = list(self.artifacts) if name == "artifact" else [str(p) for p in Protocol]
+                yield from ((name, error) for error in _unknown(name, dimension, known))
+
+
+def _unknown(name: str, dimension: Dimension, known: Sequence[str]) -> Iterator[InvalidInput]:
+    """Values that such a knob cannot have."""
+    if not isinstance(dimension, Choice):
+        yield InvalidInput(f"the knob '{name}' must be a choice", hint=f"write {name}: {{choice: [{known[0]}]}}")
+        return
+    for value in dimension.values:
+        if value not in known:
+            yield InvalidInput(
+                f"'{value}' is no {name} that can be served" + nearest(str(value), known),
+                hint="yard convert makes other artifacts" if name == "artifact" else "docs/protocols.md",
             )
-        for name, known in (("artifact", list(self.artifacts)), ("protocol", [str(p) for p in Protocol])):
-            dimension = space.knobs.get(name)
-            if dimension is None:
-                continue
-            if not isinstance(dimension, Choice):
-                raise InvalidInput(
-                    f"the knob '{name}' must be a choice", hint=f"write {name}: {{choice: [{known[0]}]}}"
-                )
-            for value in dimension.values:
-                if value not in known:
-                    raise InvalidInput(
-                        f"'{value}' is no {name} that can be served" + nearest(str(value), known),
-                        hint="yard convert makes other artifacts" if name == "artifact" else "docs/protocols.md",
-                    )
 
 
 def default_space(meaning: Meaning, *, batched: bool) -> Space:

@@ -11,6 +11,7 @@ from modelyard.domain.measurement import Interval
 from modelyard.domain.study import Answer, Point, Prediction, Standing, Study, Trial, TrialState
 from modelyard.domain.study_figures import amount, measured, predicted, title
 from modelyard.tune.ranking import CONFIDENCE
+from modelyard.tune.space import Space
 
 SHORT_ID: Final = 12
 """As in tables: every command takes so short a one."""
@@ -33,7 +34,8 @@ def ended(study: Study) -> str:
         return f"trial {trial.number}: {outcome(trial)}"
     values = zip(objectives, predicted(objectives, trial.prediction), measured(objectives, trial), strict=True)
     told = [
-        f"{title(o)} {f'{amount(o, Interval(p))} -> ' if p is not None else ''}{amount(o, m)}" for o, p, m in values
+        f"{title(o)} {f'{amount(o, Interval(p))} -> ' if p is not None else ''}{amount(o, m, study.blocks(trial))}"
+        for o, p, m in values
     ]
     held = "" if trial.feasible else ", does not hold the aim"
     return f"trial {trial.number}: {', '.join(told)}; {verdict(trial)}{held}"
@@ -73,7 +75,22 @@ def answer(study: Study) -> list[str]:
         errors = ", ".join(f"{name} {_factor(error)}" for name, error in found.prediction_error.items())
         lines.append(f"The simulation was off by (median): {errors}.")
     lines.append(f"Why it stopped: {found.stopped}.")
+    lines.append(f"Not searched: {not_searched(study)}.")
     return lines
+
+
+def not_searched(study: Study) -> str:
+    """How many configurations of the space were not measured, and how many its constraints exclude."""
+    space = Space.parse(study.space)
+    measured = {t.point for t in study.trials if space.check(t.point) is None}
+    if space.size is None:
+        return f"all but {len(measured):,} of more configurations than can be listed"
+    left = space.size - len(measured)
+    told = f"{left:,} of {space.size:,} configurations" if left else f"none of {space.size:,} configurations"
+    whole = Space(space.knobs, (), space.constants).size if space.constraints else space.size
+    if whole is None:
+        return f"{told}; the constraints exclude others"
+    return f"{told}; the constraints exclude {whole - space.size:,} more" if whole > space.size else told
 
 
 def load(study: Study) -> str:
@@ -109,7 +126,7 @@ def _verdict(study: Study) -> str:
     if found.default_as_good:
         return f"The default is as good as anything that was measured: {study.default}. Keep it."
     (objective,), (value,) = study.aim.objectives, measured(study.aim.objectives, best)
-    reached = f"{title(objective)} {amount(objective, value)}"
+    reached = f"{title(objective)} {amount(objective, value, study.blocks(best))}"
     return f"The best is trial {best.number}: {best.point}, with {reached}{_gain(study, best)}."
 
 
@@ -119,7 +136,7 @@ def _set(study: Study, found: Answer, best: Trial) -> str:
     sure = [r.trial for r in free if r.standing is Standing.BETTER or r.confidence >= CONFIDENCE]
     unsure = [r.trial for r in free if r.trial not in sure]
     values = zip(study.aim.objectives, measured(study.aim.objectives, best), strict=True)
-    reached = ", ".join(f"{title(o)} {amount(o, value)}" for o, value in values)
+    reached = ", ".join(f"{title(o)} {amount(o, value, study.blocks(best))}" for o, value in values)
     told = [_trials(sure)] * bool(sure) + [f"perhaps {_trials(unsure)}"] * bool(unsure)
     return (
         f"Not beaten in everything by another: {' and '.join(told)}. "

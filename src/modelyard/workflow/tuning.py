@@ -11,7 +11,7 @@ from modelyard.domain.versions import ModelRef, Version
 from modelyard.domain.workload import Workload
 from modelyard.hub import Hub, StudyQuery
 from modelyard.profile import fingerprint
-from modelyard.tune import search
+from modelyard.tune import search, space_text
 from modelyard.tune.ports import Proposal, Search, Stop, Strategy
 from modelyard.tune.space import Space
 from modelyard.tune.strategies.registry import Strategies
@@ -101,7 +101,7 @@ class Tuning:
         resumed = self._resumed(version, request.resume) if request.resume else None
         aim = resumed.aim if resumed else request.aim or default_aim(version)
         meaning = self._meaning(version, aim)
-        space = self._space(version, meaning, resumed.space if resumed else request.space)
+        space = self._space(version, meaning, resumed.space if resumed else request.space, request.space_name)
         begun = resumed or self._begun(version, request, aim, space, meaning)
         work = begun.workload or workload_for(aim, request)
         predict = None if begun.answer else self.predicting.of(version, meaning, space, aim, work, listener)
@@ -149,12 +149,15 @@ class Tuning:
             raise Unsupported(f"no artifact of {version.ref} runs here", hint="yard doctor lists runtimes")
         return Meaning.of(servable, runtimes, self.profiling.cores, aim.slo)
 
-    def _space(self, version: Version, meaning: Meaning, text: str | None) -> Space:
+    def _space(self, version: Version, meaning: Meaning, text: str | None, name: str) -> Space:
         if text is None:
             return default_space(meaning, batched=version.definition.signature.batched)
         constants = {"cores": meaning.cores, "memory": memory_mb()}
-        space = Space.parse(text, constants)
-        meaning.check(space, batched=version.definition.signature.batched)
+        space = Space.parse(text, constants, name=name)
+        problems = space_text.located(text, name)
+        for knob, error in meaning.mistakes(space, batched=version.definition.signature.batched):
+            problems.add_error(("knobs", knob), error)
+        problems.raise_if_any()
         return space
 
 

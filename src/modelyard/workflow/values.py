@@ -150,7 +150,8 @@ class TuneRequest:
     """What a study looks for, where, and how thoroughly each trial is measured.
 
     `aim` None: the cheapest configuration under the version's SLO, else the highest throughput at 16 concurrent.
-    `space` is a space's YAML text, None the space of the version on this node. `options` are the strategy's settings.
+    `space` is a space's YAML text, None the space of the version on this node; `space_name` is its file's, for errors.
+    `options` are the strategy's settings.
     `budget`: configurations measured at most, confirmations not counted. A trial is `blocks` blocks of `requests`
     requests or `duration_s` seconds each (None: 10 at a rate, 1 in a closed loop, which counts no requests).
 
@@ -169,6 +170,7 @@ class TuneRequest:
     duration_s: float | None = None
     again: bool = False
     resume: str | None = None
+    space_name: str = "space"
 
     def __post_init__(self) -> None:
         positive = self.duration_s is None or 0 < self.duration_s < inf

@@ -183,13 +183,19 @@ def tried(
     return Trial(number, point, TrialState.MEASURED, "random", result, prediction, seconds=12.5, confirms=confirms)
 
 
+SPACE = """
+knobs:
+  threads: {choice: [1, 2]}
+  max_batch: {choice: [1, 8, 32, 64]}
+constraints: [threads * max_batch <= 64]
+"""
 STUDY = Study(
     id="std-0123456789abcdef0123",
     model="digits",
     version=1,
     aim=Aim.parse("min cost under p99 <= 20 ms at 200 rps"),
     workload=Workload(Arrival.POISSON, rate_rps=200),
-    space="knobs:\n  threads: [1, 2]\n",
+    space=SPACE,
     strategy="random",
     options={"initial": 8},
     budget=3,
@@ -199,7 +205,7 @@ STUDY = Study(
     trials=(
         tried(1, {"threads": 1, "max_batch": 1}, 1.6, p99=9.0, expected=1.5),
         tried(2, {"threads": 2, "max_batch": 8}, 0.8, p99=12.0, expected=0.9),
-        Trial(3, Point.of({"threads": 2, "max_batch": 64}), TrialState.FAILED, "random", detail="out of [memory]"),
+        Trial(3, Point.of({"threads": 2, "max_batch": 32}), TrialState.FAILED, "random", detail="out of [memory]"),
         tried(4, {"threads": 2, "max_batch": 8}, 0.83, p99=12.5, expected=0.9, confirms=2),
     ),
     answer=Answer(

@@ -49,6 +49,16 @@ def test_an_error_tells_what_why_and_what_to_try(
     assert run.err.splitlines() == ["error: what happened", "  why: the reason", "  try: yard doctor"]
 
 
+def test_a_choice_that_does_not_exist_is_told_with_those_that_do(yard: Callable[..., Run]) -> None:
+    run = yard("profile", "digits", "--scenario", "foo")
+    assert run.code == exits.USAGE
+    assert run.err.splitlines() == [
+        "error: Invalid value for '--scenario': 'foo' is not one of "
+        "'single-stream', 'multi-stream', 'server', 'offline'",
+        "  try: yard profile --help",
+    ]
+
+
 def test_with_json_the_error_is_the_last_line_of_stderr(yard: Callable[..., Run]) -> None:
     run = yard("convert", "digits", "--json", over=failing(NotFound))
     assert (run.code, run.out) == (3, "")

@@ -206,6 +206,18 @@ def test_numbers_read_like_numbers() -> None:
     assert [layout.size(n) for n in (0, 1023, 1536, 10**9)] == ["0 B", "1023 B", "1.5 KiB", "954 MiB"]
 
 
+@pytest.mark.parametrize(("bounds", "shown"), [((3.0, 12.0), "5.00\n3.00–12.0"), ((0.4, 60.0), "5.00\n2 blocks:")])
+def test_bounds_of_two_blocks_that_say_nothing_are_not_shown(bounds: tuple[float, float], shown: str) -> None:
+    value = Interval(5.0, *bounds)
+    assert layout.interval(value, 2).startswith(shown)
+    assert layout.interval(value, 3).startswith("5.00\n" + layout.number(bounds[0])), "three blocks are believed"
+    measured = replace(CHOSEN, workload=replace(CHOSEN.workload, blocks=2))
+    measured = replace(measured, indicators=replace(measured.indicators, p99_ms=value, p50_ms=value))
+    said = "2 blocks: no usable interval" in text(tables.measurement(measured))
+    assert said == shown.endswith("2 blocks:")
+    assert "no usable interval" not in text(tables.measurement(replace(measured, workload=CHOSEN.workload)))
+
+
 def test_a_service_shows_who_gets_what_and_how_its_shadow_compares() -> None:
     found = replace(
         SERVICE,

@@ -45,6 +45,13 @@ def test_people_get_text_that_fits(
     assert max(map(len, run.out.splitlines())) <= width
 
 
+def test_a_study_says_how_much_of_its_space_was_not_searched(yard: Yard) -> None:
+    """Of 8 points 64 x 2 breaks the constraint; the trials are of three."""
+    assert (
+        "Not searched: 4 of 7 configurations; the constraints exclude 1 more." in yard("studies", "show", "std-0").out
+    )
+
+
 def test_tune_passes_everything_on(yard: Yard, fake: FakeYard, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("knobs: {}\n")
     run = yard(
@@ -61,6 +68,7 @@ def test_tune_passes_everything_on(yard: Yard, fake: FakeYard, tmp_path: Path) -
                 TuneRequest(
                     aim=Aim.parse("max rate under p99 <= 5 ms"),
                     space="knobs: {}\n",
+                    space_name="space.yaml",
                     strategy="bayesian",
                     options={"initial": 4, "xi": 0.01, "kind": "sobol"},
                     budget=9,
@@ -86,7 +94,7 @@ def test_tune_defaults_are_the_requests_own(yard: Yard, fake: FakeYard) -> None:
 def test_a_dry_run_measures_nothing_and_says_what_would_be_searched(yard: Yard, fake: FakeYard) -> None:
     run = yard("tune", "digits", "--dry-run")
     assert [name for name, _ in fake.calls] == ["plan_tune"]
-    for said in ("48", "threads=1 max_batch=1", "the default comes first", "threads: [1, 2]"):
+    for said in ("48", "threads=1 max_batch=1", "the default comes first", "threads: {choice: [1, 2]}"):
         assert said in run.out
 
 

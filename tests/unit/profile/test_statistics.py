@@ -51,6 +51,15 @@ def test_a_log_interval_is_the_t_interval_of_the_logarithms():
     assert 1 - math.log(interval.low) == pytest.approx(half, rel=1e-5)
 
 
+@given(st.lists(st.lists(st.floats(0.0, 9.0), min_size=1, max_size=30), min_size=2, max_size=4), st.floats(0.05, 0.99))
+def test_a_latency_is_never_below_the_fastest_request_however_far_blocks_lie_apart(blocks, share):
+    seconds = [np.array(latencies) for latencies in blocks]
+    found = latency_interval([block(np.zeros(len(s)), s) for s in seconds], share, 10.0)
+    if found.low is not None:
+        fastest_ms = 1e3 * min(float(s.min()) for s in seconds)
+        assert max(0.0, fastest_ms - 1e-6) <= found.low <= found.value <= found.high <= 10_000 + 1e-6
+
+
 @pytest.mark.parametrize("values", [[], [3.0], [0.0, 1.0, 2.0]])
 def test_no_interval_from_one_block_or_from_zero(values):
     interval = log_interval(values)

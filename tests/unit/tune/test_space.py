@@ -262,6 +262,20 @@ def test_every_problem_of_a_document_is_told_with_its_line() -> None:
     assert "unknown key; did you mean 'constants'" in caught.value.why
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("knobs:\n  n: {integer: [1, 2]}\n  2nd: {choice: [a]}\n", "mine.yaml:3: knobs.2nd: '2nd' cannot name"),
+        ("knobs:\n  n: {integer: [1, 2], when: {b: x}}\n", "mine.yaml:2: knobs.n: the knob 'n' depends on 'b'"),
+        ("knobs:\n  n: {integer: [1, 2]}\nconstraints:\n  - n > 2\n", "mine.yaml:3: constraints: no configuration of"),
+    ],
+)
+def test_what_is_wrong_with_a_space_as_a_whole_names_its_file_and_line(text: str, told: str) -> None:
+    with pytest.raises(InvalidInput, match=r"mine\.yaml has 1 problem") as caught:
+        Space.parse(text, name="mine.yaml")
+    assert caught.value.why.startswith(told)
+
+
 @pytest.mark.parametrize("text", ["", "- 1", "knobs: {}", "knobs: [1]", "{", "knobs: {a: {integer: [1, 2], when: 3}}"])
 def test_what_is_no_space_is_an_error(text: str) -> None:
     with pytest.raises(InvalidInput):

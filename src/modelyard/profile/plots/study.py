@@ -101,9 +101,9 @@ def _hover(study: Study, trial: Trial) -> str:
     lines = [f"trial {trial.number}: {trial.point}"]
     expected, got = predicted(objectives, trial.prediction), measured(objectives, trial)
     for o, e, m in zip(objectives, expected, got, strict=True):
-        lines.append(f"{title(o)}: expected {amount(o, e)}, measured {amount(o, m)}")
+        lines.append(f"{title(o)}: expected {amount(o, e)}, measured {amount(o, m, study.blocks(trial))}")
     if trial.result and trial.result.p99_ms:
-        lines.append(f"p99 {trial.result.p99_ms} ms")
+        lines.append(f"p99 {trial.result.p99_ms.told(study.blocks(trial))} ms")
     lines.append(trial.result.verdict if trial.result else f"{trial.state}: {trial.detail}")
     return "\n".join(lines)
 
