@@ -9,4 +9,4 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-pytest_plugins = ("tests.services",)
+pytest_plugins = ("tests.services", "tests.calibration")

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+Trained = Callable[[str], Path]
+"""An example's manifest by its folder's name, once it is trained."""
+
+
+def answer_of(curl: str) -> dict[str, np.ndarray]:
+    done = subprocess.run(shlex.split(curl), capture_output=True, text=True, timeout=60, check=True)
+    return {o["name"]: np.array(o["data"]).reshape(o["shape"]) for o in json.loads(done.stdout)["outputs"]}
 
 
 @dataclass(frozen=True)

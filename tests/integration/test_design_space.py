@@ -14,6 +14,7 @@ import modelyard
 from modelyard.domain.study import Study
 from modelyard.domain.versions import ModelRef
 from tests import small_model
+from tests.calibration import NewHome
 
 FOLDER = Path(__file__).parents[2] / "examples" / "design_space"
 SPACE = """
@@ -41,8 +42,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    out, home = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("home")
+def made(tmp_path_factory: pytest.TempPathFactory, calibrated: NewHome) -> Iterator[Made]:
+    out, home = tmp_path_factory.mktemp("out"), calibrated()
     models = out / "models"
     models.mkdir()
     small_model.write(models, name="small.yaml")

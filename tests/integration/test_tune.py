@@ -20,6 +20,7 @@ from modelyard.domain.study import Study
 from modelyard.domain.versions import ModelRef
 from modelyard.hub import Hub
 from tests import small_model
+from tests.calibration import NewHome
 
 PATIENCE_S = 240.0
 SPACE = """
@@ -76,8 +77,8 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    folder, home = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("home")
+def yard(tmp_path_factory: pytest.TempPathFactory, calibrated: NewHome) -> Iterator[Yard]:
+    folder, home = tmp_path_factory.mktemp("model"), calibrated()
     small_model.write(folder)
     (folder / "space.yaml").write_text(SPACE)
     made = Yard(home, folder)

@@ -17,6 +17,7 @@ import pytest
 from modelyard.domain.study import Study, TrialState
 from modelyard.domain.versions import ModelRef
 from modelyard.hub import Hub
+from tests.calibration import NewHome
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 PATIENCE_S = 240.0
@@ -66,14 +67,14 @@ class Yard:
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def yard(tmp_path_factory: pytest.TempPathFactory, calibrated: NewHome) -> Iterator[Yard]:
     folder = tmp_path_factory.mktemp("digits")
     shutil.copy(EXAMPLE / "train.py", folder)
     lines = (EXAMPLE / "model.yaml").read_text().splitlines()
     (folder / "model.yaml").write_text("\n".join(line for line in lines if not line.startswith("metrics:")))
     train = [sys.executable, "-c", "import train; train.EPOCHS = 1; train.main()"]  # speed asks for no accuracy
     subprocess.run(train, cwd=folder, check=True, capture_output=True, timeout=PATIENCE_S)
-    made = Yard(tmp_path_factory.mktemp("home"), folder)
+    made = Yard(calibrated(), folder)
     made.run("register", "model.yaml")
     made.run("convert", "digits:1", "--to", "onnx")
     yield made
