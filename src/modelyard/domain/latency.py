@@ -46,7 +46,8 @@ class Curve:
     """The points of one artifact on one runtime; `error` says why there are none.
 
     `inside`: whether the server runs this model in its own process, where a short run may be on the event loop; else
-    in a child process.
+    in a child process. `idle_s`: what a run takes longer where the replica slept before it; negative where it takes
+    less, and the rest of its CPU time comes after the answer.
     """
 
     runtime: str
@@ -54,6 +55,7 @@ class Curve:
     error: str = ""
     contention: tuple[ContentionPoint, ...] = ()
     inside: bool = True
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

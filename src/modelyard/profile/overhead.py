@@ -29,6 +29,7 @@ from modelyard.domain.artifacts import LocalArtifact, Precision, Target
 from modelyard.domain.configuration import Batching
 from modelyard.domain.errors import BackendFailed
 from modelyard.domain.latency import Overhead, Path, ProtocolCost
+from modelyard.domain.placement import apart
 from modelyard.domain.services import Endpoint, Isolation, ReplicaSpec, ServedModel
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.domain.workload import Arrival, Protocol, Workload
@@ -76,12 +77,16 @@ def measure_overhead(protocols: Sequence[Protocol], *, block_s: float = 0.2, blo
     """
     with tempfile.TemporaryDirectory(prefix="yard-overhead-") as folder, _replica(File(folder)) as (endpoint, pid):
         bench = _Bench(File(folder), endpoint, pid, block_s, blocks)
+        child, slot = bench.closed("child", protocols[0], 1), bench.closed("slow", protocols[0], 1)
+        cores = sorted(os.sched_getaffinity(0))
+        own, _ = apart(cores, 1)
+        for thread in psutil.Process(pid).threads():  # those that ran models beside the loop are done
+            os.sched_setaffinity(thread.id, own or cores)
         paths, alone = {}, {}
         for protocol in protocols:
             paths[protocol], alone[protocol] = _path(bench, protocol)
         path, inline = paths[protocols[0]], alone[protocols[0]]
         rest_s = inline.p50_s - inline.infer_s
-        child, slot = bench.closed("child", protocols[0], 1), bench.closed("slow", protocols[0], 1)
         handover_s = max(0.0, child.p50_s - child.infer_s - rest_s) / 2
         # both loops slept through a slow run: what waking up costs them then is known
         woken_s = path.before * path.depth(slot.infer_s) * (path.server.cold_s + path.client.cold_s)
@@ -200,7 +205,10 @@ class _Bench:
         host = f"{self.endpoint.host}:{self.endpoint.http_port}"
         payload = encode({"x": x}, load.protocol, model=model, version=1, host=host)
         place = self.directory / f"{model}-{load.label}".replace(" ", "-")
-        plan = write_plan(place, self.endpoint, load, [payload], warm_up=_WARM_UP, connections=load.concurrency)
+        _, clients = apart(sorted(os.sched_getaffinity(0)), 1)
+        plan = write_plan(
+            place, self.endpoint, load, [payload], warm_up=_WARM_UP, cpus=clients, connections=load.concurrency
+        )
         with ClientProcess(plan) as client:
             client.warm_up()
             taken = [self._block(client, model, number) for number in range(self.blocks)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from modelyard.domain.placement import apart
 from modelyard.domain.tensors import Tensors
 from modelyard.domain.workload import Workload
 from modelyard.profile.cell import Cell, Conditions, MeasuredCell, MeasuredService
@@ -51,6 +53,7 @@ class Profiler:
     `work_dir` holds plans and samples while and after they are made; each cell has a directory of its own there, for
     one process at a time. A measurement whose process was killed goes on with its next block.
     `clock` stamps measurements (durations come from the monotonic clock). `traces` is where recordings are kept.
+    `client_cpus`: where the load client runs; by default on the last core, which `domain.placement` leaves to it.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Profiler:
         *,
         rules: Rules | None = None,
         warm_up: WarmUpRule | None = None,
-        client_cpus: Sequence[int] = (),
+        client_cpus: Sequence[int] | None = None,
         traces: Path | None = None,
     ) -> None:
         self._work_dir = work_dir
@@ -69,7 +72,8 @@ class Profiler:
         self._clock = clock
         self._rules = rules or Rules()
         self._warm_up = warm_up or WarmUpRule()
-        self._client_cpus = tuple(client_cpus)
+        last = apart(sorted(os.sched_getaffinity(0)), 1)[1]
+        self._client_cpus = last if client_cpus is None else tuple(client_cpus)
         self._traces = traces
 
     def measure(

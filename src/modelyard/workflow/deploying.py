@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from modelyard.convert import plan_targets
-from modelyard.dispatch import Engine
+from modelyard.dispatch import Engine, Limits
 from modelyard.dispatch.engines.network import reserve, resolve
 from modelyard.domain.artifacts import Artifact, Standing, Target
 from modelyard.domain.configuration import Batching, Configuration
 from modelyard.domain.errors import Conflict, InvalidInput, NotFound, Rejected
+from modelyard.domain.placement import apart
 from modelyard.domain.services import (
     Endpoint,
     Release,
@@ -285,10 +286,15 @@ class Deployer:
 
     @contextlib.contextmanager
     def temporary(self, version: Version, configuration: Configuration, name: str) -> Iterator[Endpoint]:
-        """A service for a measurement: gone on exit, and gone with this process should it die."""
+        """A service for a measurement: gone on exit, and gone with this process should it die.
+
+        It leaves the load client's core to the client where its threads fit the others.
+        """
         spec = self.spec(version, configuration, version.model, DeployRequest())
         probe = self.probe((version,), Serving())
-        endpoint = self.engine.start(name, spec, configuration.replicas, probe, owner_pid=os.getpid())
+        threads = configuration.replicas * configuration.threads
+        limits = Limits(cores=apart(sorted(os.sched_getaffinity(0)), threads)[0])
+        endpoint = self.engine.start(name, spec, configuration.replicas, probe, limits=limits, owner_pid=os.getpid())
         try:
             yield endpoint
         finally:

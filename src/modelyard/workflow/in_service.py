@@ -5,65 +5,94 @@ from __future__ import annotations
 import math
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Batching, Configuration
 from modelyard.domain.latency import Curve, CurvePoint
+from modelyard.domain.measurement import Indicators
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, WarmUpRule
+from modelyard.tune.simulator import Forecast
 from modelyard.workflow.profiling import Profiling, payloads_of
 
-BLOCK_S: Final = 0.3
+BLOCK_S: Final = 0.25
+BLOCKS: Final = 3
 LONGEST_S: Final = 0.02
 """A run this long spends next to nothing on filling caches: it is taken as measured alone."""
-FACTORS: Final = (1.0, 3.0)
+FACTORS: Final = (0.7, 3.0)
 """What is believed of a factor; beyond it something else was measured."""
-_BATCH: Final = 16
+BATCH: Final = 16
+"""Rows of the full batches that are measured."""
+_BUSY: Final = 4
+"""Requests in flight that keep a replica without batches busy, and let its load client sleep."""
+_ROUNDS: Final = 3
 _WARM_UP: Final = WarmUpRule(max_blocks=3, max_s=1.0, block_s=0.2)
+
+Predict: TypeAlias = Callable[[Curve, Configuration, Workload], Forecast]
+"""What the simulator makes of a curve: a configuration's forecast under a workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a replica did under a load whose runs have `rows` rows: seconds per request, of CPU or of a round trip."""
+
+    rows: int
+    configuration: Configuration
+    workload: Workload
+    seconds: float
 
 
 @dataclass(frozen=True)
 class InService:
-    """Corrects in-process curves by what one replica of the artifact says of its own runs.
+    """Corrects in-process curves until the simulator agrees with what one replica of the artifact does.
 
-    Measured with the fewest threads of the curve, at one row (one request in flight) and in full batches; the factor of
-    sizes between goes along the logarithm of the size, beyond them it stays.
+    Three closed loops, with the fewest threads of the curve: single rows that keep the replica busy, full batches that
+    do, and one request at a time. The first two say by their CPU time what a run takes there, for their sizes; the
+    factor of sizes between goes along the logarithm of the size, beyond them it stays. The third says what a run takes
+    less, or more, where the replica has slept before it.
     """
 
     profiling: Profiling
+    predict: Predict
 
     def corrected(self, version: Version, artifact: Artifact, curve: Curve) -> Curve:
         """The curve as the server sees it. Raises BackendFailed, Unavailable where the replica does not start."""
         shortest = min(curve.points, key=lambda p: p.wall_s, default=None)
-        if shortest is None or not curve.inside or shortest.wall_s > LONGEST_S:
+        if shortest is None or shortest.wall_s > LONGEST_S:
             return curve
         threads = min(p.threads for p in curve.points)
-        alone = sorted((p for p in curve.points if p.threads == threads), key=lambda p: p.batch)
-        largest = min(_BATCH, alone[-1].batch)
-        seen = self._measured(version, artifact, curve.runtime, threads, largest)
-        factors = {rows: factor_of(infer_s, alone, rows) for rows, infer_s in seen}
-        return replace(curve, points=tuple(scaled(p, factors) for p in curve.points))
-
-    def _measured(
-        self, version: Version, artifact: Artifact, runtime: str, threads: int, largest: int
-    ) -> list[tuple[float, float]]:
-        """(rows, seconds) of runs: mean rows per run, and what they took by the server's own statistics."""
-        configuration = Configuration(
+        largest = min(BATCH, max(p.batch for p in curve.points if p.threads == threads))
+        single = Configuration(
             artifact=artifact.id,
             target=artifact.target,
-            runtime=runtime,
+            runtime=curve.runtime,
             precision=artifact.precision,
             threads=threads,
-            batching=Batching(largest),
+            batching=Batching(1),
         )
+        alone, busy = _closed(1), _closed(_BUSY)
+        seen_alone, seen_busy = self._measured(version, single, (alone, busy))
+        cells = [Seen(1, single, busy, seen_busy.core_s_per_request)]
+        if largest > 1:
+            batched, full = replace(single, batching=Batching(largest)), _closed(2 * largest)
+            (seen_full,) = self._measured(version, batched, (full,))
+            cells.append(Seen(largest, batched, full, seen_full.core_s_per_request))
+        found = fitted_runs(curve, cells, self.predict)
+        round_trip_s = 1 / seen_alone.throughput_rps.value
+        return fitted_idle(found, Seen(1, single, alone, round_trip_s), self.predict)
+
+    def _measured(
+        self, version: Version, configuration: Configuration, works: Sequence[Workload]
+    ) -> tuple[Indicators, ...]:
         name = f"{version.model}-calibrate-{uuid.uuid4().hex[:8]}"
-        deployer = self.profiling.deployer
+        deployer, rows = self.profiling.deployer, self.profiling.rows
+        signature = rows.outer_signature(version)
         with deployer.temporary(version, configuration, name) as endpoint:
             service = MeasuredService(
                 endpoint,
@@ -71,41 +100,67 @@ class InService:
                 version.number,
                 configuration,
                 lambda: [r.pid for r in deployer.engine.replicas(name) if r.pid],
-                datatypes=self.profiling.rows.outer_signature(version).sent_as,
+                datatypes=signature.sent_as,
             )
-            found = [self._runs(version, service, concurrency) for concurrency in sorted({1, 2 * largest})]
-        return [one for one in found if one is not None]
-
-    def _runs(self, version: Version, service: MeasuredService, concurrency: int) -> tuple[float, float] | None:
-        work = Workload(Arrival.CLOSED, concurrency=concurrency, blocks=2, requests=1_000_000, duration_s=BLOCK_S)
-        payloads = payloads_of(
-            self.profiling.rows.groups(version), work, self.profiling.rows.outer_signature(version).batched
-        )
-        profiler = Profiler(self.profiling.work_dir / "profile", rules=Rules(max_retakes=0), warm_up=_WARM_UP)
-        cell = profiler.measure(service, work, payloads, purpose="calibrate")
-        shutil.rmtree(cell.samples.parent, ignore_errors=True)
-        stages = cell.measurement.indicators.stages
-        return None if stages is None else (stages.mean_batch_rows, stages.infer_ms / 1e3)
+            profiler = Profiler(self.profiling.work_dir / "profile", rules=Rules(max_retakes=0), warm_up=_WARM_UP)
+            found = []
+            for work in works:
+                payloads = payloads_of(rows.groups(version), work, signature.batched)
+                cell = profiler.measure(service, work, payloads, purpose="calibrate")
+                shutil.rmtree(cell.samples.parent, ignore_errors=True)
+                found.append(cell.measurement.indicators)
+        return tuple(found)
 
 
-def factor_of(infer_s: float, alone: Sequence[CurvePoint], rows: float) -> float:
-    """Time in the server over time alone, of a run of `rows` rows (interpolated)."""
-    expected = float(np.interp(rows, [p.batch for p in alone], [p.wall_s for p in alone]))
-    return min(max(infer_s / expected, FACTORS[0]), FACTORS[1])
+def _closed(concurrency: int) -> Workload:
+    return Workload(Arrival.CLOSED, concurrency=concurrency, blocks=BLOCKS, requests=1_000_000, duration_s=BLOCK_S)
 
 
-def scaled(point: CurvePoint, factors: dict[float, float]) -> CurvePoint:
-    """Runs that are long alone need no correction: the factor fades between a tenth of `LONGEST_S` and all of it."""
+def fitted_runs(curve: Curve, seen: Sequence[Seen], predict: Predict) -> Curve:
+    """Scale runs until the simulated CPU per request is as seen."""
+    threads = seen[0].configuration.threads
+    walls = {p.batch: p.wall_s for p in curve.points if p.threads == threads}
+    factors = {cell.rows: 1.0 for cell in seen}
+    found = curve
+    for _ in range(_ROUNDS):
+        for cell in seen:
+            expected = predict(found, cell.configuration, cell.workload).core_s_per_request
+            missing_s = (cell.seconds - expected) * cell.rows / threads
+            factor = factors[cell.rows] + missing_s / walls[cell.rows]
+            factors[cell.rows] = min(max(factor, FACTORS[0]), FACTORS[1])
+        found = replace(curve, points=tuple(scaled(p, factors) for p in curve.points))
+    return found
+
+
+def fitted_idle(curve: Curve, seen: Seen, predict: Predict) -> Curve:
+    """Shift runs after a sleep until the simulated round trip of one request at a time is as seen.
+
+    By half of the shortest run less, or all of it more, at most.
+    """
+    run_s = min(p.wall_s for p in curve.points)
+    idle_s = 0.0
+    for _ in range(_ROUNDS):
+        expected = predict(replace(curve, idle_s=idle_s), seen.configuration, seen.workload)
+        idle_s = min(max(idle_s + seen.seconds - 1 / expected.throughput_rps, -run_s / 2), run_s)
+    return replace(curve, idle_s=idle_s)
+
+
+def scaled(point: CurvePoint, factors: Mapping[int, float]) -> CurvePoint:
+    """Runs that are long alone need no correction: the factor fades between a tenth of `LONGEST_S` and all of it.
+
+    What a run takes longer after a pause stays.
+    """
     sizes = sorted(factors)
     if not sizes:
         return point
     factor = float(np.interp(math.log(point.batch), [math.log(s) for s in sizes], [factors[s] for s in sizes]))
     share = math.log(LONGEST_S / max(point.wall_s, 1e-9)) / math.log(10.0)
     factor = 1.0 + (factor - 1.0) * min(max(share, 0.0), 1.0)
+    longer_s = (factor - 1.0) * point.wall_s
     return replace(
         point,
-        wall_s=point.wall_s * factor,
+        wall_s=point.wall_s + longer_s,
         cpu_s=point.cpu_s * factor,
         walls_s=tuple(wall * factor for wall in point.walls_s),
-        rested_s=None if point.rested_s is None else max(point.rested_s, point.wall_s * factor),
+        rested_s=None if point.rested_s is None else max(point.rested_s, point.wall_s) + longer_s,
     )

@@ -28,8 +28,8 @@ from modelyard.profile.overhead import measure_overhead
 from modelyard.profile.recording import Recording
 from modelyard.profile.requests import encode
 from modelyard.profile.schedule import draw
-from modelyard.tune.simulator import Load, Simulator
-from modelyard.workflow.in_service import InService
+from modelyard.tune.simulator import Forecast, Load, Simulator
+from modelyard.workflow.in_service import InService, Predict
 from modelyard.workflow.planning import thread_choices
 from modelyard.workflow.profiling import Profiling, payloads_of, reporter
 from modelyard.workflow.progress import Listener, Progress, Step
@@ -39,7 +39,9 @@ BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
 POINT_S: Final = 0.12
 _JSON_BYTES: Final = 11.0
 """Of a number in JSON, about; an answer's length only moves a small cost."""
-_REVISION: Final = 2
+_CORRECTED_BY: Final = 1500
+"""Simulated requests of one load by which a curve is corrected."""
+_REVISION: Final = 3
 """Of how curves and overhead are measured: what another one measured is measured again."""
 T = TypeVar("T")
 
@@ -104,12 +106,27 @@ class Simulating:
                     )
             report("in a replica")
             try:
-                corrected = InService(self.profiling).corrected(version, artifact, curve)
+                corrected = InService(self.profiling, self._predict(version, listener)).corrected(
+                    version, artifact, curve
+                )
             except (BackendFailed, Unavailable) as error:  # it runs alone and not in a replica: never to be chosen
                 return replace(curve, points=(), error=str(error))
             return replace(corrected, contention=_relative(together, curve, corrected))
 
         return self._kept(f"curve {artifact.id} {runtime} {threads} {batches}", Curve, measure, lambda c: not c.error)
+
+    def _predict(self, version: Version, listener: Listener) -> Predict:
+        """Simulations with a curve that is not known yet, over the protocol that curves are corrected with."""
+        overhead = self.overhead([Protocol.HTTP_BINARY], listener)
+        loads = Loads(self.profiling, version)
+
+        def predict(curve: Curve, configuration: Configuration, workload: Workload) -> Forecast:
+            key = (configuration.artifact, configuration.runtime)
+            units = loads.curve_units
+            simulator = Simulator({key: curve}, overhead, self.profiling.cores, loads, curve_units=units)
+            return simulator.predict(configuration, workload, requests=_CORRECTED_BY)
+
+        return predict
 
     def overhead(self, protocols: Sequence[Protocol], listener: Listener) -> Overhead:
         """Of the server and the load client on this node over these protocols."""

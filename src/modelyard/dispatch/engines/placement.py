@@ -1,8 +1,4 @@
-"""Cores of their own for replicas that together fill the machine.
-
-Left alone, the kernel moves such replicas about, and two of them share one core for milliseconds while another rests.
-Bound, each waits for nobody but itself: measured in docs/benchmarks.md ("Replicas with cores of their own").
-"""
+"""Cores of their own for replicas that together fill those of their service (`domain.placement`)."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from typing import Final
 import psutil
 
 from modelyard.dispatch.ports import Limits
+from modelyard.domain.placement import shares
 from modelyard.domain.services import ReplicaSpec
 
 _PASSES: Final = 3
@@ -29,15 +26,12 @@ def usable_cores(limits: Limits) -> tuple[int, ...]:
 def cores_of(index: int, replicas: int, spec: ReplicaSpec, limits: Limits) -> tuple[int, ...]:
     """The cores that replica `index` is bound to; empty where the kernel places it better.
 
-    Replicas are bound where their threads are exactly as many as the cores. Fewer leave cores idle, which the kernel
-    finds; more have to share. A cap on cores, or several instances of a model (bound inside the replica), go before.
+    A cap on cores, or several instances of a model (bound inside the replica), go before.
     """
-    usable = usable_cores(limits)
     threads = limits.threads or max((m.threads for m in spec.models), default=1)
     shaped = limits.cpu_limit or spec.cpu_limit or any(m.instances > 1 for m in spec.models)
-    if shaped or replicas < 2 or replicas * threads != len(usable) or not 0 <= index < replicas:
-        return ()
-    return usable[index * threads : (index + 1) * threads]
+    found = () if shaped else shares(usable_cores(limits), replicas, threads)
+    return found[index] if 0 <= index < len(found) else ()
 
 
 def bind(pid: int, cores: Sequence[int]) -> None:

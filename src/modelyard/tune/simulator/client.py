@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from modelyard.tune.simulator.cores import Cores
 from modelyard.tune.simulator.replica import Replica, Request, Scene, Sleep
 
 _BURST: Final = 32
@@ -15,9 +16,9 @@ _BURST: Final = 32
 class Client:
     """Sends a load over connections that each stick to a replica, and keeps the requests with their times."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, cores: Cores) -> None:
         load, costs = scene.load, scene.path.client
-        self._cores, self._load, self._random = scene.cores, load, scene.rng.random
+        self._clock, self._cores, self._load, self._random = scene.clock, cores, load, scene.rng.random
         half = costs.request_s / 2
         self._send_s = half + costs.in_s * load.request_bytes
         self._receive_s = half + costs.out_s * load.answer_bytes
@@ -56,7 +57,7 @@ class Client:
             self._sleep.asleep = False
             self._poll(0.0)
         else:
-            self._cores.at(self._due[0], self._timer)
+            self._clock.at(self._due[0], self._timer)
 
     def _made(self, due: float) -> Request:
         load, index = self._load, self._next
@@ -76,14 +77,14 @@ class Client:
             self._wake()
 
     def _wake(self) -> None:
-        now = self._cores.now
+        now = self._clock.now
         late, cost = self._sleep.end(now)
-        self._cores.at(now + late, self._poll, cost)
+        self._clock.at(now + late, self._poll, cost)
 
     def _poll(self, cost: float) -> None:
         """One turn: read the answers that are there, then send what is due."""
-        cores, ready, sending = self._cores, self._ready, self._to_send
-        start = cores.now
+        clock, cores, ready, sending = self._clock, self._cores, self._ready, self._to_send
+        start = clock.now
         if self._due is not None:
             self._take_due(start)
         if not (ready or sending):
@@ -102,7 +103,7 @@ class Client:
         each = self._send_s * stretch
         for request in sending:
             time += each
-            cores.at(time, self._of[request.connection].arrive, request)
+            clock.at(time, self._of[request.connection].arrive, request)
         spent = cost + self._receive_s * len(ready) + self._send_s * len(sending)
         self.cpu_s += spent
         if self._first:
@@ -138,4 +139,4 @@ class Client:
     def _rest(self, now: float) -> None:
         self._sleep.begin(now)
         if self._due is not None and self._next < self._count:
-            self._cores.at(self._due[self._next], self._timer)
+            self._clock.at(self._due[self._next], self._timer)

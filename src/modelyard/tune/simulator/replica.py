@@ -14,7 +14,7 @@ from typing import Any, Final
 from modelyard.domain.batching import INLINE_BELOW_S, LatencyModel
 from modelyard.domain.latency import Overhead, Path, ProtocolCost
 from modelyard.domain.scheduling import Batch, Scheduler
-from modelyard.tune.simulator.cores import Cores, Handler
+from modelyard.tune.simulator.cores import Clock, Cores, Handler
 from modelyard.tune.simulator.quota import Quota
 from modelyard.tune.simulator.service import Load, Run, SimulatedService
 
@@ -65,7 +65,7 @@ class Tally:
 class Scene:
     """What the replicas and the client of one simulation share."""
 
-    cores: Cores
+    clock: Clock
     service: SimulatedService
     load: Load
     overhead: Overhead
@@ -101,11 +101,11 @@ class Sleep:
 
 
 class Replica:
-    """One replica. `deliver(request)` is called when an answer reaches the client's machine."""
+    """One replica on its cores. `deliver(request)` is called when an answer reaches the client's machine."""
 
-    def __init__(self, scene: Scene, deliver: Callable[[Request], None]) -> None:
+    def __init__(self, scene: Scene, cores: Cores, deliver: Callable[[Request], None]) -> None:
         service, load, server = scene.service, scene.load, scene.path.server
-        self._cores, self._times, self._tally = scene.cores, service.times, scene.tally
+        self._clock, self._cores, self._times, self._tally = scene.clock, cores, service.times, scene.tally
         self._random, self._deliver = scene.rng.random, deliver
         self._read_s = server.request_s * READ_SHARE + server.in_s * load.request_bytes
         self._render_s = server.request_s * RENDER_SHARE
@@ -127,7 +127,7 @@ class Replica:
         self._back: list[tuple[Batch[Request], float]] = []
         self._armed = self._awaiting = False
         self._timer = 0
-        self._ran_at = -1.0
+        self._ran_at, self._idle_s = -1.0, service.times.idle_s
         self._prime()
 
     def _prime(self) -> None:
@@ -144,14 +144,14 @@ class Replica:
         """A request is there to be read."""
         self._inbox.append(request)
         if self._sleep.asleep:
-            now = self._cores.now
+            now = self._clock.now
             late, cost = self._sleep.end(now)
-            self._cores.at(now + late, self._poll, cost)
+            self._clock.at(now + late, self._poll, cost)
 
     def _rouse(self) -> None:
         """Wake up for a slot or a timer, whose latency is counted elsewhere."""
         if self._sleep.asleep:
-            self._poll(self._sleep.end(self._cores.now)[1])
+            self._poll(self._sleep.end(self._clock.now)[1])
 
     def _poll(self, cost: float) -> None:
         """Read what has arrived; sleep where there is nothing to do."""
@@ -162,14 +162,14 @@ class Replica:
             if self._sleep.after_s:
                 cost, self._sleep.after_s = self._sleep.after_s, 0.0
             else:
-                self._sleep.begin(self._cores.now)
+                self._sleep.begin(self._clock.now)
                 return
         self._tally.cpu_s += cost
         self._work(cost, 1.0, self._turn, inbox)
 
     def _turn(self, inbox: list[Request]) -> None:
         """Queue what was read, take back what the slots have done, run the next batch."""
-        now, scheduler = self._cores.now, self.scheduler
+        now, scheduler = self._clock.now, self.scheduler
         answers: list[Request] = []
         for request in inbox:
             request.received = now
@@ -208,25 +208,25 @@ class Replica:
         return dropped
 
     def _write(self, answers: list[Request]) -> None:
-        cores, each = self._cores, self._write_s
+        clock, cores, each = self._clock, self._cores, self._write_s
         stretched = each / cores.speed if cores.speed else each
-        time = cores.now
+        time = clock.now
         for request in answers:
             time += stretched
-            cores.at(time, self._deliver, request)
+            clock.at(time, self._deliver, request)
         cost = each * len(answers)
         self._tally.cpu_s += cost
         self._work(cost, 1.0, self._poll, 0.0)
 
     def _work(self, seconds: float, width: float, handler: Handler, argument: Any) -> None:
         """Do work of this replica on the cores, under its cap."""
-        cores = self._cores
         if self._quota is not None:
-            stall = self._quota.stall_s(cores.now, seconds, width)
+            now = self._clock.now
+            stall = self._quota.stall_s(now, seconds, width)
             if stall > 0.0:
-                cores.at(cores.now + stall, self._stalled, (seconds, width, handler, argument))
+                self._clock.at(now + stall, self._stalled, (seconds, width, handler, argument))
                 return
-        cores.work(seconds, width, handler, argument)
+        self._cores.work(seconds, width, handler, argument)
 
     def _stalled(self, what: tuple[float, float, Handler, Any]) -> None:
         self._cores.work(*what)
@@ -261,13 +261,17 @@ class Replica:
             wall *= slow[min(tally.running, len(slow) - 1)]
         if run.rested_s:
             wall += run.rested_s * min(1.0, (now - self._ran_at) / RESTED_S)
+        if self._idle_s and self._sleep.since >= self._ran_at:
+            idle = max(self._idle_s, -wall / 2)
+            wall += idle
+            self._sleep.after_s -= min(idle, 0.0)  # the work is not less, only later
         tally.batches += 1
         tally.rows += batch.rows
         tally.running += 1
         return wall, run
 
     def _run_inline(self, batch: Batch[Request], answers: list[Request], cost: float) -> None:
-        wall, run = self._draw(batch, self._cores.now)
+        wall, run = self._draw(batch, self._clock.now)
         loop = cost + self._batch_s + self._render_s * len(batch.items)
         self._tally.cpu_s += loop + wall * run.width
         self._work(loop + wall, max(1.0, run.width), self._ran, (batch, answers, wall))
@@ -275,7 +279,7 @@ class Replica:
     def _ran(self, what: tuple[Batch[Request], list[Request], float]) -> None:
         batch, answers, wall = what
         self._tally.running -= 1
-        self._ran_at = now = self._cores.now
+        self._ran_at = now = self._clock.now
         self.scheduler.finished(batch, now)
         self.scheduler.learn(batch.units, wall)
         answers += batch.items
@@ -283,10 +287,10 @@ class Replica:
 
     def _start(self, batch: Batch[Request]) -> None:
         self._free -= 1
-        self._cores.at(self._cores.now + self._handover_s, self._begin, batch)
+        self._clock.at(self._clock.now + self._handover_s, self._begin, batch)
 
     def _begin(self, batch: Batch[Request]) -> None:
-        now = self._cores.now
+        now = self._clock.now
         wall, run = self._draw(batch, now)
         if not self._times.inside:
             wall += self._child_s
@@ -296,11 +300,11 @@ class Replica:
     def _ended(self, what: tuple[Batch[Request], float]) -> None:
         batch, began = what
         self._tally.running -= 1
-        self._ran_at = now = self._cores.now
+        self._ran_at = now = self._clock.now
         late = self._handover_s
         if self._longer_s and self._sleep.asleep:
             late += self._longer_s * self._path.depth(now - self._sleep.since)
-        self._cores.at(now + late, self._done, (batch, now - began))
+        self._clock.at(now + late, self._done, (batch, now - began))
 
     def _done(self, what: tuple[Batch[Request], float]) -> None:
         self._back.append(what)
@@ -321,7 +325,7 @@ class Replica:
         self._awaiting = True
         self._timer += 1
         late = 5e-4 if until - now >= _TICK_S else 0.0
-        self._cores.at(until + late, self._waited, self._timer)
+        self._clock.at(until + late, self._waited, self._timer)
 
     def _waited(self, timer: int) -> None:
         if self._awaiting and timer == self._timer:

@@ -40,11 +40,16 @@ class ModelTimes:
 
     Between measured sizes the quantiles are interpolated, which keeps the shape of their spread; beyond the largest
     they go on along the line through the last two sizes. `slowdown[k]`: the factor on a run's wall while k other
-    replicas run too, beyond what sharing the cores explains. Built once, then read only.
+    replicas run too, beyond what sharing the cores explains. `idle_s` as in `Curve`. Built once, then read only.
     """
 
     def __init__(
-        self, points: Sequence[CurvePoint], *, inside: bool = True, slowdown: Sequence[float] = (1.0,)
+        self,
+        points: Sequence[CurvePoint],
+        *,
+        inside: bool = True,
+        slowdown: Sequence[float] = (1.0,),
+        idle_s: float = 0.0,
     ) -> None:
         if not points:
             raise InvalidInput("a model cannot be simulated without its batch-latency curve")
@@ -52,7 +57,7 @@ class ModelTimes:
         spread = max(len(p.walls_s) for p in points)
         self._walls = [_quantiles(p, max(QUANTILES, spread) if spread > 1 else 1) for p in self._points]
         self._runs: dict[int, Run] = {}
-        self.inside = inside
+        self.inside, self.idle_s = inside, idle_s
         self.slowdown = tuple(slowdown)
         self.threads = self._points[0].threads
 
@@ -66,7 +71,8 @@ class ModelTimes:
                 f"the batch-latency curve says nothing of {threads} threads",
                 why=curve.error or f"it was measured with {', '.join(map(str, known))}",
             )
-        return cls(points, inside=curve.inside, slowdown=_slowdown(curve, threads, replicas, cores))
+        slowdown = _slowdown(curve, threads, replicas, cores)
+        return cls(points, inside=curve.inside, slowdown=slowdown, idle_s=curve.idle_s)
 
     def run(self, rows: int) -> Run:
         """The run of a batch of `rows` rows (or as many units)."""
@@ -134,6 +140,16 @@ class SimulatedService:
     cores: int = 1
     curve_units: float | None = None
     cpu_limit: float | None = None
+
+    @property
+    def threads(self) -> int:
+        """Of all replicas together."""
+        return self.replicas * self.slots * self.times.threads
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a cap, or instances inside the replicas, decide which cores a replica has."""
+        return self.cpu_limit is not None or self.slots > 1
 
 
 @dataclass(frozen=True, slots=True)

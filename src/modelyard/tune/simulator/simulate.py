@@ -7,9 +7,10 @@ from random import Random
 import numpy as np
 
 from modelyard.domain.latency import Overhead
+from modelyard.domain.placement import apart, shares
 from modelyard.domain.workload import Protocol
 from modelyard.tune.simulator.client import Client
-from modelyard.tune.simulator.cores import Cores
+from modelyard.tune.simulator.cores import Clock, Cores
 from modelyard.tune.simulator.forecast import Simulated
 from modelyard.tune.simulator.replica import Replica, Scene, Tally
 from modelyard.tune.simulator.service import Load, SimulatedService
@@ -31,12 +32,23 @@ def simulate(
     overhead = overhead or Overhead.none()
     tally = Tally()
     rng = Random(seed)  # noqa: S311 - a simulation's draws, several times faster one by one than numpy's
-    scene = Scene(Cores(service.cores), service, load, overhead, overhead.path(protocol), rng, tally)
-    client = Client(scene)
-    client.connect([Replica(scene, client.arrive) for _ in range(service.replicas)])
+    clock = Clock()
+    scene = Scene(clock, service, load, overhead, overhead.path(protocol), rng, tally)
+    places, clients = _places(service, clock)
+    client = Client(scene, clients)
+    client.connect([Replica(scene, places[k % len(places)], client.arrive) for k in range(service.replicas)])
     client.start()
-    scene.cores.run(lambda: client.left > 0)
+    clock.run(lambda: client.left > 0)
     return _result(client, load, tally)
+
+
+def _places(service: SimulatedService, clock: Clock) -> tuple[list[Cores], Cores]:
+    """The cores of the replicas in turn, and those of the client: as a measurement places them (`domain.placement`)."""
+    every = range(service.cores)
+    own, clients = apart(every, service.threads)
+    mine = () if service.shaped else shares(own or every, service.replicas, service.times.threads)
+    replicas = [Cores(clock, len(share)) for share in mine] or [Cores(clock, len(own or every))]
+    return replicas, Cores(clock, len(clients)) if own else replicas[-1]
 
 
 def _result(client: Client, load: Load, tally: Tally) -> Simulated:
