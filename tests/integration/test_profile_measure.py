@@ -132,6 +132,45 @@ def test_a_stall_of_300_ms_is_in_the_tail_not_omitted(tmp_path):
     assert not any("completed" in reason for reason in cell.measurement.verdict.reasons)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the client needs another core")
+def test_a_core_that_stands_still_makes_the_block_a_noisy_one(tmp_path):
+    """As if a hypervisor ran someone else: the time is told, and the block is not believed."""
+    work = Workload(Arrival.CONSTANT, rate_rps=200, requests=200, blocks=1)
+    with responder() as (pid, port), _standstill(0.05) as started:
+        if not started:
+            pytest.skip("no right to real-time priority")
+        found = profiler(tmp_path).measure(service(pid, port), work, PAYLOADS).measurement
+    assert float(found.environment["stalled_s"]) > 0.04
+    assert any("a core stood still" in reason for reason in found.verdict.reasons)
+    assert found.verdict.validity is Validity.PROVISIONAL
+
+
+@contextmanager
+def _standstill(seconds: float) -> Iterator[bool]:
+    """Again and again nothing else runs on the first core for so long; False where that is not allowed."""
+    code = """
+import os, sys, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+try:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(9))
+except PermissionError:
+    sys.exit(print("no", flush=True))
+print("yes", flush=True)
+for _ in range(60):
+    time.sleep(0.3)
+    until = time.monotonic() + float(sys.argv[1])
+    while time.monotonic() < until:
+        pass
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(seconds)], stdout=subprocess.PIPE)
+    try:
+        yield process.stdout.readline() == b"yes\n"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
 def test_a_service_that_cannot_keep_up_is_called_saturated(tmp_path):
     work = Workload(Arrival.POISSON, rate_rps=300, requests=240, blocks=3)
     with responder(service_s=0.01) as (pid, port):

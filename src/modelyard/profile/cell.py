@@ -31,6 +31,7 @@ from modelyard.profile.resources import Usage, UsageMeter, wait_until_idle
 from modelyard.profile.samples import OK, Samples
 from modelyard.profile.scenarios import scenario_result
 from modelyard.profile.stages import Snapshot, snapshot, stage_times
+from modelyard.profile.stalls import StallWatch
 from modelyard.profile.statistics import (
     REQUESTS_FOR_P99,
     REQUESTS_FOR_P999,
@@ -97,6 +98,7 @@ class _Tally:
     blocks: list[_Block] = field(default_factory=list)
     discarded: int = 0
     canaries_s: list[float] = field(default_factory=list)
+    stalled_s: float = 0.0
 
 
 class Cell:
@@ -145,6 +147,7 @@ class Cell:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._client = stack.enter_context(ClientProcess(self._plan))
+            self._watch = stack.enter_context(StallWatch(self._directory / "stalls"))
             self._stack = stack.pop_all()
         return self
 
@@ -159,7 +162,7 @@ class Cell:
         self._tally.canaries_s += [sentinel.canary_s() for _ in range(3)]
 
     def take_block(self, number: int) -> None:
-        """Measure block `number`; again while the canary says the machine was disturbed and retakes are left.
+        """Measure block `number`; again while the machine was disturbed, by the sentinel, and retakes are left.
 
         A block that a killed process finished a short time ago is taken as it is.
         """
@@ -205,19 +208,23 @@ class Cell:
         pids = self.target.replica_pids()
         before = sentinel.canary_s()
         stats = snapshot(self.target.endpoint, pids)
+        began = time.monotonic()
         with UsageMeter(self.target.replica_pids) as meter:
             done = self._client.run_block(number)
+        stalled_s = self._watch.stalled_s(began, time.monotonic())
         stats_after = snapshot(self.target.endpoint, pids)
         wait_until_idle(pids)
         after = sentinel.canary_s()
         self._tally.canaries_s += [before, after]
-        limit = min(self._tally.canaries_s) * self._conditions.rules.canary_tolerance
+        self._tally.stalled_s += stalled_s
+        rules = self._conditions.rules
+        slow = max(before, after) > min(self._tally.canaries_s) * rules.canary_tolerance
         return _Block(
             samples=Samples.load(Path(done.samples)),
             done=done,
             usage=meter.usage,
             stages=(stats, stats_after),
-            noisy=max(before, after) > limit,
+            noisy=slow or stalled_s > max(rules.max_stalled_s, rules.max_stalled * done.wall_s),
         )
 
     def _measurement(self, samples: Samples, purpose: str) -> Measurement:
@@ -265,6 +272,7 @@ class Cell:
             **noise,
             "price": f"{price.per_core_hour:g} {price.currency} per core-hour: {price.source} ({price.as_of})",
             "warm_up_p50s_ms": " ".join(f"{p50:.4g}" for p50 in (self._warmed.p50s_ms if self._warmed else ())),
+            "stalled_s": f"{self._tally.stalled_s:.4f}" if self._watch.available else "",
             "client_scheduling": self._warmed.scheduling if self._warmed else "",
         }
 

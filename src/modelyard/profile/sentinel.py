@@ -1,8 +1,8 @@
 """The noise sentinel: is this machine quiet enough to measure on?
 
-A fixed piece of CPU work (the canary) is timed before and after each block. A block is thrown away on the canary alone,
-never on its own result, so that discarding cannot make a service look better. Steal, pressure and throttling are
-recorded beside it.
+A fixed piece of CPU work (the canary) is timed before and after each block, and cores that stood still during one are
+noted (`profile.stalls`). A block is thrown away for these alone, never for its own result, so that discarding cannot
+make a service look better. Steal, pressure and throttling are recorded beside them.
 """
 
 from __future__ import annotations

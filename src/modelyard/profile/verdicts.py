@@ -38,6 +38,8 @@ class Rules:
     min_bursts_per_block: float = 16.0
     min_tail_bursts: int = 3
     canary_tolerance: float = 1.25
+    max_stalled: float = 0.003
+    max_stalled_s: float = 0.002
     max_retakes: int = 3
 
 
@@ -183,7 +185,8 @@ def _weaknesses(blocks: Sequence[BlockSummary], circumstances: Circumstances, ru
         weak.append("the warm-up did not settle: two blocks in a row never agreed within 5 %")
     if circumstances.noisy_blocks:
         weak.append(
-            f"noisy machine: the canary was slow around {circumstances.noisy_blocks} of the blocks that were kept"
+            f"noisy machine: the canary was slow, or a core stood still, in {circumstances.noisy_blocks} of the blocks "
+            "that were kept"
         )
     if not circumstances.cpu_seen:
         weak.append("no cost: the service's CPU time was too small to tell")
