@@ -142,7 +142,7 @@ def test_a_core_that_stands_still_makes_the_block_a_noisy_one(tmp_path):
         found = profiler(tmp_path).measure(service(pid, port), work, PAYLOADS).measurement
     assert float(found.environment["stalled_s"]) > 0.04
     assert any("a core stood still" in reason for reason in found.verdict.reasons)
-    assert found.verdict.validity is Validity.PROVISIONAL
+    assert found.verdict.validity is not Validity.VALID
 
 
 @contextmanager
