@@ -75,13 +75,3 @@ def test_an_slo_that_nothing_meets_is_said_plainly_and_one_that_something_meets_
     assert "proven" in {c["outcome"] for c in published["conversions"]}
     assert published["choice"]["naive"] is not None
     assert set(answer_of(published["curl"])) == {"label", "probabilities"}
-
-
-@pytest.mark.timeout(600)
-def test_a_model_of_several_named_inputs_goes_live_under_an_slo(yard: YardCli, trained: Trained) -> None:
-    published = yard.json("publish", str(trained("multi_io")), "--effort", "quick", "--slo", EASY_SLO)
-    assert published["service"]["endpoint"]["http_port"] > 0
-    assert "proven" in {c["outcome"] for c in published["conversions"]}
-    assert published["choice"]["naive"] is not None
-    assert published["choice"]["met"] is True
-    assert set(answer_of(published["curl"])) == {"label", "probabilities"}
