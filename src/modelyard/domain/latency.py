@@ -6,7 +6,7 @@ Values only: measured by `modelyard.profile`, simulated with by `modelyard.tune.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from math import log
 
 from modelyard.domain.errors import InvalidInput
@@ -47,7 +47,8 @@ class Curve:
 
     `inside`: whether the server runs this model in its own process, where a short run may be on the event loop; else
     in a child process. `idle_s`: what a run takes longer where the replica slept before it; negative where it takes
-    less, and the rest of its CPU time comes after the answer.
+    less, and the rest of its CPU time comes after the answer. `beside`: the factor on the load client's CPU time where
+    it shares a core with a replica, which leaves its caches cold.
     """
 
     runtime: str
@@ -56,6 +57,7 @@ class Curve:
     contention: tuple[ContentionPoint, ...] = ()
     inside: bool = True
     idle_s: float = 0.0
+    beside: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class ProtocolCost:
     def of(self, request_bytes: float, answer_bytes: float) -> float:
         """CPU seconds of one request, wake-up and batch not counted."""
         return self.request_s + self.in_s * request_bytes + self.out_s * answer_bytes
+
+    def times(self, factor: float) -> ProtocolCost:
+        """All of it so many times, but what a long sleep adds: caches are cold after that anyway."""
+        scaled = (factor * getattr(self, f.name) for f in fields(self))
+        return replace(ProtocolCost(*scaled), cold_s=self.cold_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,9 @@ from modelyard.profile.verdicts import Circumstances, Rules, judge
 
 _OPEN_LOOP_CONNECTIONS = 64
 """More than a service that keeps up has in flight; the pool grows where they do not suffice."""
+_EACH = 128
+"""Connections to each of several replicas, on average."""
+_MOST = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,10 +336,11 @@ def connections(workload: Workload, replicas: int) -> int:
     """Connections the client keeps and uses in turn.
 
     Replicas behind one port get connections by the kernel's hash: with few of them one replica may get most. So several
-    replicas get 32 each on average, also in a closed loop (where the number of requests in flight stays what it is).
+    replicas get many each, also in a closed loop (where the number of requests in flight stays what it is): with 128
+    the share of one of two has a standard deviation of 3 %.
     """
     if replicas > 1:
-        return max(workload.concurrency, 32 * replicas)
+        return max(workload.concurrency, min(_EACH * replicas, _MOST))
     return _OPEN_LOOP_CONNECTIONS if workload.open_loop else workload.concurrency
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Batching, Configuration
 from modelyard.domain.latency import Curve, CurvePoint
-from modelyard.domain.measurement import Indicators
+from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, WarmUpRule
@@ -52,10 +52,11 @@ class Seen:
 class InService:
     """Corrects in-process curves until the simulator agrees with what one replica of the artifact does.
 
-    Three closed loops, with the fewest threads of the curve: single rows that keep the replica busy, full batches that
-    do, and one request at a time. The first two say by their CPU time what a run takes there, for their sizes; the
-    factor of sizes between goes along the logarithm of the size, beyond them it stays. The third says what a run takes
-    less, or more, where the replica has slept before it.
+    Closed loops, with the fewest threads of the curve: single rows that keep the replica busy, full batches that do,
+    and one request at a time. The first two say by their CPU time what a run takes there, for their sizes; the factor
+    of sizes between goes along the logarithm of the size, beyond them it stays. The third says what a run takes less,
+    or more, where the replica has slept before it. A fourth loop, on as many replicas as there are cores, says what the
+    load client spends where it has no core to itself.
     """
 
     profiling: Profiling
@@ -78,18 +79,31 @@ class InService:
         )
         alone, busy = _closed(1), _closed(_BUSY)
         seen_alone, seen_busy = self._measured(version, single, (alone, busy))
-        cells = [Seen(1, single, busy, seen_busy.core_s_per_request)]
+        cells = [Seen(1, single, busy, seen_busy.indicators.core_s_per_request)]
         if largest > 1:
             batched, full = replace(single, batching=Batching(largest)), _closed(2 * largest)
             (seen_full,) = self._measured(version, batched, (full,))
-            cells.append(Seen(largest, batched, full, seen_full.core_s_per_request))
+            cells.append(Seen(largest, batched, full, seen_full.indicators.core_s_per_request))
         found = fitted_runs(curve, cells, self.predict)
-        round_trip_s = 1 / seen_alone.throughput_rps.value
-        return fitted_idle(found, Seen(1, single, alone, round_trip_s), self.predict)
+        round_trip_s = 1 / seen_alone.indicators.throughput_rps.value
+        found = fitted_idle(found, Seen(1, single, alone, round_trip_s), self.predict)
+        return self._beside(version, found, single)
+
+    def _beside(self, version: Version, curve: Curve, single: Configuration) -> Curve:
+        """Scale what the client spends where replicas have all the cores."""
+        replicas = self.profiling.cores // single.threads
+        if replicas < 2 or replicas * single.threads < self.profiling.cores:
+            return curve
+        every, work = replace(single, replicas=replicas), _closed(_BUSY * replicas)
+        (seen,) = self._measured(version, every, (work,))
+        spent_s = seen.client.cpu_cores / seen.indicators.throughput_rps.value
+        expected = self.predict(curve, every, work)
+        factor = spent_s * expected.throughput_rps / expected.client_cores
+        return replace(curve, beside=min(max(factor, 1.0), FACTORS[1]))
 
     def _measured(
         self, version: Version, configuration: Configuration, works: Sequence[Workload]
-    ) -> tuple[Indicators, ...]:
+    ) -> tuple[Measurement, ...]:
         name = f"{version.model}-calibrate-{uuid.uuid4().hex[:8]}"
         deployer, rows = self.profiling.deployer, self.profiling.rows
         signature = rows.outer_signature(version)
@@ -108,7 +122,7 @@ class InService:
                 payloads = payloads_of(rows.groups(version), work, signature.batched)
                 cell = profiler.measure(service, work, payloads, purpose="calibrate")
                 shutil.rmtree(cell.samples.parent, ignore_errors=True)
-                found.append(cell.measurement.indicators)
+                found.append(cell.measurement)
         return tuple(found)
 
 

@@ -16,8 +16,9 @@ _BURST: Final = 32
 class Client:
     """Sends a load over connections that each stick to a replica, and keeps the requests with their times."""
 
-    def __init__(self, scene: Scene, cores: Cores) -> None:
-        load, costs = scene.load, scene.path.client
+    def __init__(self, scene: Scene, cores: Cores, dearer: float) -> None:
+        """On its cores, where everything costs it `dearer` times what it does on a core of its own."""
+        load, costs = scene.load, scene.path.client.times(dearer)
         self._clock, self._cores, self._load, self._random = scene.clock, cores, load, scene.rng.random
         half = costs.request_s / 2
         self._send_s = half + costs.in_s * load.request_bytes

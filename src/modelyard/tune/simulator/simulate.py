@@ -35,7 +35,7 @@ def simulate(
     clock = Clock()
     scene = Scene(clock, service, load, overhead, overhead.path(protocol), rng, tally)
     places, clients = _places(service, clock)
-    client = Client(scene, clients)
+    client = Client(scene, clients, service.times.beside if clients in places else 1.0)
     client.connect([Replica(scene, places[k % len(places)], client.arrive) for k in range(service.replicas)])
     client.start()
     clock.run(lambda: client.left > 0)
