@@ -5,9 +5,10 @@
 Curves and the server's overhead are measured once and then frozen; no measurement below corrects a prediction. Then,
 for each model and each of a few configurations (batching off and on, one and two replicas), the real service is
 measured in closed loops of 1, 8 and 32 and under Poisson arrivals at 0.3, 0.5, 0.7 and 0.85 of the capacity that the
-simulator expects; where a service did not keep up, higher rates are left out. Printed: predicted and measured
-throughput, p50, p99, mean batch and CPU per request, and medians of the absolute logarithm of their ratios. About 8
-minutes, `--quick` one; use an otherwise idle machine. `--home` keeps curves and overhead for the next run (delete its
+simulator expects; where a service did not keep up, higher rates are left out. What kept up is measured a second time:
+how far that is from the first is what no prediction can be better than. Printed: predicted and measured throughput,
+p50, p99, mean batch and CPU per request, and medians of the absolute logarithm of their ratios. About 12 minutes,
+`--quick` two; use an otherwise idle machine. `--home` keeps curves and overhead for the next run (delete its
 `work/curves` to calibrate again), `--csv` writes the ratios. Needs the extras torch, onnx and sklearn.
 """
 
@@ -45,6 +46,22 @@ BLOCKS = 3
 SIMULATED = 6000
 
 
+INDICATORS = ("throughput", "p50", "p99", "cpu")
+
+
+def figures(measurement: Measurement) -> dict[str, float]:
+    """What is compared, by indicator."""
+    seen = measurement.indicators
+    p99 = seen.p99_ms.value if seen.p99_ms else 0.0
+    values = (seen.throughput_rps.value, seen.p50_ms.value, p99, seen.core_s_per_request)
+    return dict(zip(INDICATORS, values, strict=True))
+
+
+def logs(above: dict[str, float], below: dict[str, float]) -> dict[str, float]:
+    """Of the ratios of indicators that both have."""
+    return {name: log(above[name] / below[name]) for name in INDICATORS if above[name] > 0 and below[name] > 0}
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One cell: what was expected and what was measured."""
@@ -55,17 +72,17 @@ class Row:
     share: float | None
     expected: Forecast
     measured: Measurement
+    again: Measurement | None = None
 
     def ratios(self) -> dict[str, float]:
         """log(measured / predicted) by indicator."""
-        seen, expected = self.measured.indicators, self.expected
-        pairs = {
-            "throughput": (seen.throughput_rps.value, expected.throughput_rps),
-            "p50": (seen.p50_ms.value, expected.p50_ms),
-            "p99": (seen.p99_ms.value if seen.p99_ms else 0.0, expected.p99_ms),
-            "cpu": (seen.core_s_per_request, expected.core_s_per_request),
-        }
-        return {name: log(a / b) for name, (a, b) in pairs.items() if a > 0 and b > 0}
+        expected = self.expected
+        values = (expected.throughput_rps, expected.p50_ms, expected.p99_ms, expected.core_s_per_request)
+        return logs(figures(self.measured), dict(zip(INDICATORS, values, strict=True)))
+
+    def repeated(self) -> dict[str, float]:
+        """log(measured again / measured) by indicator: what no prediction can be better than."""
+        return {} if self.again is None else logs(figures(self.again), figures(self.measured))
 
     @property
     def below(self) -> bool:
@@ -173,16 +190,21 @@ def measured(
             configuration,
             lambda: [r.pid for r in profiling.deployer.engine.replicas(service) if r.pid],
         )
-        full = False
-        for work, share in workloads(simulator, configuration, options):
-            if full:
-                break
-            expected = simulator.predict(configuration, work, requests=SIMULATED)
+
+        def measurement(work: Workload) -> Measurement:
             payloads = payloads_of(profiling.rows.groups(version), work, batched=True)
             cell = profiling.profiler.measure(target, work, payloads)
             cell.samples.unlink(missing_ok=True)
-            full = cell.measurement.verdict.saturated
-            yield Row(name, configuration, work, share, expected, cell.measurement)
+            return cell.measurement
+
+        rows: list[Row] = []
+        for work, share in workloads(simulator, configuration, options):
+            expected = simulator.predict(configuration, work, requests=SIMULATED)
+            rows.append(Row(name, configuration, work, share, expected, measurement(work)))
+            if rows[-1].measured.verdict.saturated:
+                break
+        for row in rows:
+            yield replace(row, again=measurement(row.workload)) if row.below else row
 
 
 def line(row: Row) -> str:
@@ -205,14 +227,19 @@ def medians(rows: Sequence[Row]) -> None:
     print("median |log(measured / predicted)|, and the median with its sign, below saturation (closed loops included):")
     for name in [*dict.fromkeys(r.model for r in rows), "all"]:
         mine = [r.ratios() for r in rows if r.below and name in (r.model, "all")]
-        parts = []
-        for indicator in ("throughput", "p50", "p99", "cpu"):
-            values = [r[indicator] for r in mine if indicator in r]
-            if values:
-                off, sign = statistics.median(map(abs, values)), statistics.median(values)
-                parts.append(f"{indicator} {exp(off) - 1:.1%} ({exp(sign) - 1:+.1%})")
-        print(f"  {name:<20}{', '.join(parts)}   ({len(mine)} cells)")
+        print(f"  {name:<20}{', '.join(off(mine))}   ({len(mine)} cells)")
+    print("the same of a second measurement and the first, minutes apart:")
+    print(f"  {'all':<20}{', '.join(off([r.repeated() for r in rows if r.again is not None and r.below]))}")
     print("aims: throughput and p50 within 10 %, p99 within 20 %")
+
+
+def off(cells: Sequence[dict[str, float]]) -> Iterator[str]:
+    """The medians of each indicator in words."""
+    for indicator in INDICATORS:
+        values = [cell[indicator] for cell in cells if indicator in cell]
+        if values:
+            size, sign = statistics.median(map(abs, values)), statistics.median(values)
+            yield f"{indicator} {exp(size) - 1:.1%} ({exp(sign) - 1:+.1%})"
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
