@@ -172,6 +172,11 @@ def workloads(
         yield replace(closed, arrival=Arrival.POISSON, concurrency=1, rate_rps=rate, duration_s=seconds), share
 
 
+def simulated(work: Workload) -> int:
+    """Requests to simulate: in an open loop those of the very blocks that are measured."""
+    return SIMULATED if work.rate_rps is None else round(BLOCKS * work.rate_rps * work.duration_s)
+
+
 def measured(
     yard: modelyard.Yard,
     version: Version,
@@ -199,7 +204,7 @@ def measured(
 
         rows: list[Row] = []
         for work, share in workloads(simulator, configuration, options):
-            expected = simulator.predict(configuration, work, requests=SIMULATED)
+            expected = simulator.predict(configuration, work, requests=simulated(work))
             rows.append(Row(name, configuration, work, share, expected, measurement(work)))
             if rows[-1].measured.verdict.saturated:
                 break

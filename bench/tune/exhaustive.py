@@ -28,7 +28,7 @@ from modelyard.workflow.values import TuneRequest
 BEST = 12
 """Points measured again: the winner's curse of the others is smaller than their distance to these."""
 AGAIN_BLOCKS = 10
-AGAIN_SEED = 7_919
+AGAIN_SEED = 7_927
 
 
 def measure(task: Task, home: Path, *, most: int | None = None) -> Exhaustive:
@@ -79,15 +79,12 @@ def _cell(trying: Trying, point: Point, prediction: Prediction | None) -> Cell:
 
 
 def _again(trying: Trying, cells: Sequence[Cell]) -> list[Cell]:
-    """The best cells with many more blocks under fresh seeds, in turns three at a time."""
+    """The best cells with many more blocks under fresh seeds, all of them in turns: the machine's speed drifts."""
     ranked = sorted((c for c in cells if c.result and c.result.feasible), key=lambda c: ranking.score(c.result))
     best = [c.point for c in ranked[:BEST]]
+    _say(f"again, in turns: {len(best)}")
     longer = replace(trying, workload=replace(trying.workload, blocks=AGAIN_BLOCKS))
-    found: dict[Point, Outcome] = {}
-    for start in range(0, len(best), 3):
-        some = best[start : start + 3]
-        found.update(zip(some, longer.confirm(some, AGAIN_SEED), strict=True))
-        _say(f"again: {min(start + 3, len(best))}/{len(best)}")
+    found = dict(zip(best, longer.confirm(best, AGAIN_SEED), strict=True))
     return [structs.replace(c, again=found[c.point].result) if c.point in found else c for c in cells]
 
 

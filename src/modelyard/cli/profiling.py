@@ -180,6 +180,16 @@ def profile(
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of the schedule and the payload order.", rich_help_panel=_EFFORT)
     ] = 0,
+    lengthen: Annotated[
+        float,
+        typer.Option(
+            "--lengthen",
+            min=0.0,
+            metavar="SECONDS",
+            help="Measure again in longer blocks, up to this, where the verdict asks for them.",
+            rich_help_panel=_EFFORT,
+        ),
+    ] = 0.0,
     again: Annotated[
         bool,
         typer.Option("--again", help="Measure even what was measured here before.", rich_help_panel=_EFFORT),
@@ -226,6 +236,7 @@ def profile(
         duration_s=duration,
         seed=seed,
         again=again,
+        longest_s=lengthen,
     )
     _check_load(request)
     with session.yard() as yard, session.listener() as listener:

@@ -19,7 +19,9 @@ class CurvePoint:
 
     `walls_s` are walls of single runs in ascending order: evenly spaced quantiles of all runs where there were many,
     which keeps the spread. `rested_s` is the median wall of a run after a pause of milliseconds, as a request meets a
-    model that is not busy: caches and cores are cold then. Both are empty where they were not asked for.
+    model that is not busy: caches and cores are cold then. Both are empty where they were not asked for. `idle_s`: what
+    a run takes longer where its replica slept before it; negative where it takes less, and the rest of its CPU time
+    comes after the answer.
     """
 
     batch: int
@@ -29,6 +31,7 @@ class CurvePoint:
     runs: int
     walls_s: tuple[float, ...] = ()
     rested_s: float | None = None
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,8 @@ class Curve:
     """The points of one artifact on one runtime; `error` says why there are none.
 
     `inside`: whether the server runs this model in its own process, where a short run may be on the event loop; else
-    in a child process. `idle_s`: what a run takes longer where the replica slept before it; negative where it takes
-    less, and the rest of its CPU time comes after the answer. `beside`: the factor on the load client's CPU time where
-    it shares a core with a replica, which leaves its caches cold.
+    in a child process. `beside`: the factor on the load client's CPU time where it shares a core with a replica, which
+    leaves its caches cold.
     """
 
     runtime: str
@@ -56,7 +58,6 @@ class Curve:
     error: str = ""
     contention: tuple[ContentionPoint, ...] = ()
     inside: bool = True
-    idle_s: float = 0.0
     beside: float = 1.0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Batching, Configuration
@@ -18,6 +19,7 @@ from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, WarmUpRule
+from modelyard.profile.samples import Samples
 from modelyard.tune.simulator import Forecast
 from modelyard.workflow.profiling import Profiling, payloads_of
 
@@ -32,6 +34,7 @@ BATCH: Final = 16
 _BUSY: Final = 4
 """Requests in flight that keep a replica without batches busy, and let its load client sleep."""
 _ROUNDS: Final = 3
+_SHARES: Final = (np.arange(129) + 0.5) / 129
 _WARM_UP: Final = WarmUpRule(max_blocks=3, max_s=1.0, block_s=0.2)
 
 Predict: TypeAlias = Callable[[Curve, Configuration, Workload], Forecast]
@@ -50,44 +53,53 @@ class Seen:
 
 @dataclass(frozen=True)
 class InService:
-    """Corrects in-process curves until the simulator agrees with what one replica of the artifact does.
+    """Corrects in-process curves until the simulator agrees with what replicas of the artifact do.
 
-    Closed loops, with the fewest threads of the curve: single rows that keep the replica busy, full batches that do,
-    and one request at a time. The first two say by their CPU time what a run takes there, for their sizes; the factor
-    of sizes between goes along the logarithm of the size, beyond them it stays. The third says what a run takes less,
-    or more, where the replica has slept before it. A fourth loop, on as many replicas as there are cores, says what the
-    load client spends where it has no core to itself.
+    Closed loops, for each number of threads: single rows that keep a replica busy, which say by their CPU time what a
+    run takes there; and one request at a time, which says what a run takes less, or more, where the replica has slept
+    before it, and how far single runs are from the median. With the fewest threads full batches as well: the factor of
+    sizes between goes along the logarithm of the size, beyond them it stays, and its shape is that of any number of
+    threads. A last loop, on as many replicas as there are cores, says what the load client spends where it has no core
+    to itself. `jitter_s`: deviations of latencies from their median, ascending quantiles, that are no model's.
     """
 
     profiling: Profiling
     predict: Predict
+    jitter_s: tuple[float, ...] = ()
 
     def corrected(self, version: Version, artifact: Artifact, curve: Curve) -> Curve:
         """The curve as the server sees it. Raises BackendFailed, Unavailable where the replica does not start."""
         shortest = min(curve.points, key=lambda p: p.wall_s, default=None)
         if shortest is None or shortest.wall_s > LONGEST_S:
             return curve
-        threads = min(p.threads for p in curve.points)
-        largest = min(BATCH, max(p.batch for p in curve.points if p.threads == threads))
-        single = Configuration(
-            artifact=artifact.id,
-            target=artifact.target,
-            runtime=curve.runtime,
-            precision=artifact.precision,
-            threads=threads,
-            batching=Batching(1),
-        )
+        shape: dict[int, float] = {}
+        points: list[CurvePoint] = []
+        counts = sorted({p.threads for p in curve.points})
+        for threads in counts:
+            single = _single(artifact, curve.runtime, threads)
+            part = replace(curve, points=tuple(p for p in curve.points if p.threads == threads))
+            found, factors = self._of_threads(version, part, single, shape)
+            shape = shape or {rows: factor / factors[1] for rows, factor in factors.items()}
+            points += found.points
+        single = _single(artifact, curve.runtime, counts[0])
+        return self._beside(version, replace(curve, points=tuple(points)), single)
+
+    def _of_threads(
+        self, version: Version, curve: Curve, single: Configuration, shape: Mapping[int, float]
+    ) -> tuple[Curve, dict[int, float]]:
         alone, busy = _closed(1), _closed(_BUSY)
         seen_alone, seen_busy = self._measured(version, single, (alone, busy))
-        cells = [Seen(1, single, busy, seen_busy.indicators.core_s_per_request)]
-        if largest > 1:
+        cells = [Seen(1, single, busy, seen_busy[0].indicators.core_s_per_request)]
+        largest = min(BATCH, max(p.batch for p in curve.points))
+        if largest > 1 and not shape:
             batched, full = replace(single, batching=Batching(largest)), _closed(2 * largest)
-            (seen_full,) = self._measured(version, batched, (full,))
+            ((seen_full, _),) = self._measured(version, batched, (full,))
             cells.append(Seen(largest, batched, full, seen_full.indicators.core_s_per_request))
-        found = fitted_runs(curve, cells, self.predict)
-        round_trip_s = 1 / seen_alone.indicators.throughput_rps.value
+        factors = fitted_factors(curve, cells, self.predict, shape)
+        found = replace(curve, points=tuple(scaled(p, factors) for p in curve.points))
+        round_trip_s = 1 / seen_alone[0].indicators.throughput_rps.value
         found = fitted_idle(found, Seen(1, single, alone, round_trip_s), self.predict)
-        return self._beside(version, found, single)
+        return replace(found, points=tuple(spread(p, seen_alone[1], self.jitter_s) for p in found.points)), factors
 
     def _beside(self, version: Version, curve: Curve, single: Configuration) -> Curve:
         """Scale what the client spends where replicas have all the cores."""
@@ -95,7 +107,7 @@ class InService:
         if replicas < 2 or replicas * single.threads < self.profiling.cores:
             return curve
         every, work = replace(single, replicas=replicas), _closed(_BUSY * replicas)
-        (seen,) = self._measured(version, every, (work,))
+        ((seen, _),) = self._measured(version, every, (work,))
         spent_s = seen.client.cpu_cores / seen.indicators.throughput_rps.value
         expected = self.predict(curve, every, work)
         factor = spent_s * expected.throughput_rps / expected.client_cores
@@ -103,7 +115,8 @@ class InService:
 
     def _measured(
         self, version: Version, configuration: Configuration, works: Sequence[Workload]
-    ) -> tuple[Measurement, ...]:
+    ) -> tuple[tuple[Measurement, NDArray[np.float64]], ...]:
+        """Measurements, each with the deviations of its latencies from their median: seconds, ascending quantiles."""
         name = f"{version.model}-calibrate-{uuid.uuid4().hex[:8]}"
         deployer, rows = self.profiling.deployer, self.profiling.rows
         signature = rows.outer_signature(version)
@@ -121,8 +134,10 @@ class InService:
             for work in works:
                 payloads = payloads_of(rows.groups(version), work, signature.batched)
                 cell = profiler.measure(service, work, payloads, purpose="calibrate")
+                samples = Samples.load(cell.samples)
+                latencies = samples.latencies_ms(work.timeout_s) / 1e3
+                found.append((cell.measurement, np.quantile(latencies, _SHARES) - np.median(latencies)))
                 shutil.rmtree(cell.samples.parent, ignore_errors=True)
-                found.append(cell.measurement)
         return tuple(found)
 
 
@@ -130,20 +145,41 @@ def _closed(concurrency: int) -> Workload:
     return Workload(Arrival.CLOSED, concurrency=concurrency, blocks=BLOCKS, requests=1_000_000, duration_s=BLOCK_S)
 
 
-def fitted_runs(curve: Curve, seen: Sequence[Seen], predict: Predict) -> Curve:
-    """Scale runs until the simulated CPU per request is as seen."""
+def _single(artifact: Artifact, runtime: str, threads: int) -> Configuration:
+    return Configuration(
+        artifact=artifact.id,
+        target=artifact.target,
+        runtime=runtime,
+        precision=artifact.precision,
+        threads=threads,
+        batching=Batching(1),
+    )
+
+
+def fitted_factors(
+    curve: Curve, seen: Sequence[Seen], predict: Predict, shape: Mapping[int, float] | None = None
+) -> dict[int, float]:
+    """Factors on the runs of sizes, with which the simulated CPU per request is as seen.
+
+    `curve` has the points of one number of threads. `shape`: factors of sizes that were not seen, over that of one row.
+    """
     threads = seen[0].configuration.threads
-    walls = {p.batch: p.wall_s for p in curve.points if p.threads == threads}
+    walls = {p.batch: p.wall_s for p in curve.points}
     factors = {cell.rows: 1.0 for cell in seen}
     found = curve
     for _ in range(_ROUNDS):
         for cell in seen:
             expected = predict(found, cell.configuration, cell.workload).core_s_per_request
             missing_s = (cell.seconds - expected) * cell.rows / threads
-            factor = factors[cell.rows] + missing_s / walls[cell.rows]
-            factors[cell.rows] = min(max(factor, FACTORS[0]), FACTORS[1])
+            factors[cell.rows] = _believed(factors[cell.rows] + missing_s / walls[cell.rows])
+        for rows, share in (shape or {}).items():
+            factors[rows] = _believed(factors[seen[0].rows] * share)
         found = replace(curve, points=tuple(scaled(p, factors) for p in curve.points))
-    return found
+    return factors
+
+
+def _believed(factor: float) -> float:
+    return min(max(factor, FACTORS[0]), FACTORS[1])
 
 
 def fitted_idle(curve: Curve, seen: Seen, predict: Predict) -> Curve:
@@ -152,11 +188,25 @@ def fitted_idle(curve: Curve, seen: Seen, predict: Predict) -> Curve:
     By half of the shortest run less, or all of it more, at most.
     """
     run_s = min(p.wall_s for p in curve.points)
-    idle_s = 0.0
+    idle_s, found = 0.0, curve
     for _ in range(_ROUNDS):
-        expected = predict(replace(curve, idle_s=idle_s), seen.configuration, seen.workload)
+        expected = predict(found, seen.configuration, seen.workload)
         idle_s = min(max(idle_s + seen.seconds - 1 / expected.throughput_rps, -run_s / 2), run_s)
-    return replace(curve, idle_s=idle_s)
+        found = replace(curve, points=tuple(replace(p, idle_s=idle_s) for p in curve.points))
+    return found
+
+
+def spread(point: CurvePoint, deviations_s: NDArray[np.float64], jitter_s: Sequence[float]) -> CurvePoint:
+    """The point with single runs at least as far from the median as latencies were, beyond what `jitter_s` explains.
+
+    Above the median only: what is quick in a server is as quick alone.
+    """
+    shares = (np.arange(len(deviations_s)) + 0.5) / len(deviations_s)
+    explained = np.quantile(jitter_s, shares) if jitter_s else np.zeros(len(shares))
+    own = np.quantile(point.walls_s or (point.wall_s,), shares)
+    seen = point.wall_s + np.maximum(deviations_s - explained, 0.0)
+    walls = np.where(shares > 0.5, np.maximum(own, seen), own)
+    return replace(point, walls_s=tuple(np.maximum.accumulate(walls).tolist()))
 
 
 def scaled(point: CurvePoint, factors: Mapping[int, float]) -> CurvePoint:

@@ -71,7 +71,8 @@ class Profiling:
         loads = workloads(request, replay)
         if loads[0].open_loop:  # a closed loop finds capacity, which refusals would hide
             configurations = [with_slo(c, request.slo or version.definition.slo) for c in configurations]
-        return Sweeping(self, version, loads, listener).run(configurations, again=request.again)
+        sweeping = Sweeping(self, version, loads, listener, request.longest_s)
+        return sweeping.run(configurations, again=request.again)
 
     def alone(self, listener: Listener) -> AbstractContextManager[None]:
         """Wait until no other process of this home measures, and keep others waiting while the block runs."""

@@ -41,7 +41,7 @@ _JSON_BYTES: Final = 11.0
 """Of a number in JSON, about; an answer's length only moves a small cost."""
 _CORRECTED_BY: Final = 1500
 """Simulated requests of one load by which a curve is corrected."""
-_REVISION: Final = 4
+_REVISION: Final = 5
 """Of how curves and overhead are measured: what another one measured is measured again."""
 T = TypeVar("T")
 
@@ -106,18 +106,17 @@ class Simulating:
                     )
             report("in a replica")
             try:
-                corrected = InService(self.profiling, self._predict(version, listener)).corrected(
-                    version, artifact, curve
-                )
+                overhead = self.overhead([Protocol.HTTP_BINARY], listener)
+                predict, jitter_s = self._predict(version, overhead), overhead.path(Protocol.HTTP_BINARY).jitter_s
+                corrected = InService(self.profiling, predict, jitter_s).corrected(version, artifact, curve)
             except (BackendFailed, Unavailable) as error:  # it runs alone and not in a replica: never to be chosen
                 return replace(curve, points=(), error=str(error))
             return replace(corrected, contention=_relative(together, curve, corrected))
 
         return self._kept(f"curve {artifact.id} {runtime} {threads} {batches}", Curve, measure, lambda c: not c.error)
 
-    def _predict(self, version: Version, listener: Listener) -> Predict:
-        """Simulations with a curve that is not known yet, over the protocol that curves are corrected with."""
-        overhead = self.overhead([Protocol.HTTP_BINARY], listener)
+    def _predict(self, version: Version, overhead: Overhead) -> Predict:
+        """Simulations with a curve that is not known yet."""
         loads = Loads(self.profiling, version)
 
         def predict(curve: Curve, configuration: Configuration, workload: Workload) -> Forecast:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from modelyard.domain.configuration import Configuration
@@ -23,13 +23,15 @@ class Sweeping:
     """Measures the cells of one sweep. A configuration's service is started once, for all of its workloads.
 
     What the hub has of a cell is reused, so that a sweep that was killed goes on where it was. A cell that fails is
-    noted and the next one measured, unless it is the only one: then its error is the caller's.
+    noted and the next one measured, unless it is the only one: then its error is the caller's. Where a verdict asks for
+    longer blocks the cell is measured again with those, up to `longest_s` seconds each (0: never).
     """
 
     profiling: Profiling
     version: Version
     workloads: Sequence[Workload]
     listener: Listener
+    longest_s: float = 0.0
     measured: list[Measurement] = field(default_factory=list)
     failed: list[FailedCell] = field(default_factory=list)
     total: int = 0
@@ -61,7 +63,7 @@ class Sweeping:
                 self.listener(Progress(Step.PROFILE, f"{label}: {message}", done / self.total))
 
             try:
-                self.measured += bench.measure([configuration], work, "profile", report)
+                self.measured += self._cell(bench, configuration, work, report)
             except ModelyardError as error:
                 if self.total == 1:
                     raise
@@ -72,6 +74,30 @@ class Sweeping:
                 if not started:  # nor will it for the other workloads
                     return
                 bench.release()  # the next cell has a service that nothing happened to
+
+    def _cell(
+        self, bench: Bench, configuration: Configuration, work: Workload, report: Callable[[str], None]
+    ) -> Sequence[Measurement]:
+        while True:
+            found = bench.measure([configuration], work, "profile", report)
+            longer = lengthened(work, found[0].verdict.requests_wanted, self.longest_s)
+            if longer is None:
+                return found
+            report(f"again, in blocks of {longer.requests:,} requests")
+            work = longer
+
+
+def lengthened(work: Workload, wanted: int, longest_s: float) -> Workload | None:
+    """The workload in blocks of `wanted` requests, or as many as `longest_s` seconds have; None where that is no more.
+
+    Only of loads whose blocks are alike, however long: not of a ramp, a trace or an MLPerf scenario.
+    """
+    if work.rate_rps is None or not work.stationary or work.scenario is not None:
+        return None
+    requests = min(wanted, int(longest_s * work.rate_rps))
+    if requests <= min(work.requests, work.duration_s * work.rate_rps):
+        return None
+    return replace(work, requests=requests, duration_s=max(work.duration_s, longest_s))
 
 
 def feasible(

@@ -67,7 +67,8 @@ class ProfileRequest:
     without `threads`: the cores divided by the replicas. With `closed` (requests in flight) the loop is closed; with
     `rates_rps` it is open. Neither: closed 8. `arrival` follows from `cv` (gamma), `end_rate_rps` (ramp) and `trace`,
     else Poisson. `trace` is a file, or the digest of one replayed before in place of its path; `rates_rps` then scale
-    it. A `scenario` brings its load; `slo` replaces the version's.
+    it. A `scenario` brings its load; `slo` replaces the version's. Where a verdict asks for longer blocks they are
+    taken, up to `longest_s` seconds each (0: never).
     """
 
     batches: tuple[int, ...] = (1,)
@@ -93,6 +94,7 @@ class ProfileRequest:
     duration_s: float = 10.0
     seed: int = 0
     again: bool = False
+    longest_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from modelyard.domain.errors import BackendFailed, InvalidInput, Unavailable
 from modelyard.domain.workload import Arrival, Workload
-from modelyard.workflow.sweeping import Sweeping, feasible
+from modelyard.workflow.sweeping import Sweeping, feasible, lengthened
 from tests.builders import configuration, measurement
 
 A, B, C = (configuration("a", threads=n) for n in (1, 2, 3))
@@ -31,7 +31,10 @@ class FakeBench:
         self.services[configuration] = "running"
         if isinstance(outcome, Exception):
             raise outcome
-        return [replace(measurement(), configuration=configuration, workload=work)]
+        found = replace(measurement(), configuration=configuration, workload=work)
+        if isinstance(outcome, int):
+            found = replace(found, verdict=replace(found.verdict, requests_wanted=outcome))
+        return [found]
 
     def release(self):
         self.services.clear()
@@ -106,3 +109,30 @@ def test_what_the_machine_cannot_hold_is_skipped_with_the_reason():
     with pytest.raises(InvalidInput) as caught:
         swept(FakeProfiling(), [C])
     assert "needs 3 cores" in caught.value.why
+
+
+OPEN = Workload(Arrival.POISSON, rate_rps=100.0, requests=1000, duration_s=10.0)
+
+
+def test_a_cell_whose_verdict_asks_for_longer_blocks_is_measured_with_them():
+    longer = replace(OPEN, requests=5000, duration_s=120.0)
+    longest = replace(OPEN, requests=12_000, duration_s=120.0)
+    profiling, told = FakeProfiling({(A, OPEN): 5000, (A, longer): 20_000, (A, longest): 20_000}), []
+    sweep = Sweeping(profiling, None, (OPEN,), told.append, 120.0).run([A], again=False)
+    assert [work for _, work, _ in profiling.calls] == [OPEN, longer, longest]
+    assert [m.workload for m in sweep.measurements] == [longest]
+    assert any("again, in blocks of 5,000 requests" in progress.message for progress in told)
+
+
+def test_blocks_stay_as_they_are_where_nobody_asked_for_longer_ones():
+    profiling = FakeProfiling({(A, OPEN): 5000})
+    assert [m.workload for m in swept(profiling, [A], (OPEN,)).measurements] == [OPEN]
+
+
+def test_blocks_of_a_load_that_changes_by_itself_are_not_lengthened():
+    assert lengthened(OPEN, 5000, 120.0) == replace(OPEN, requests=5000, duration_s=120.0)
+    assert lengthened(OPEN, 0, 120.0) is None
+    assert lengthened(replace(OPEN, requests=5000, duration_s=60.0), 5000, 120.0) is None
+    assert lengthened(OPEN, 5000, 10.0) is None  # they last as long already
+    assert lengthened(replace(OPEN, arrival=Arrival.RAMP, end_rate_rps=400.0), 5000, 120.0) is None
+    assert lengthened(Workload(Arrival.CLOSED, concurrency=4), 5000, 120.0) is None

@@ -40,8 +40,7 @@ class ModelTimes:
 
     Between measured sizes the quantiles are interpolated, which keeps the shape of their spread; beyond the largest
     they go on along the line through the last two sizes. `slowdown[k]`: the factor on a run's wall while k other
-    replicas run too, beyond what sharing the cores explains. `idle_s` and `beside` as in `Curve`. Built once, then read
-    only.
+    replicas run too, beyond what sharing the cores explains. `beside` as in `Curve`. Built once, then read only.
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class ModelTimes:
         *,
         inside: bool = True,
         slowdown: Sequence[float] = (1.0,),
-        idle_s: float = 0.0,
         beside: float = 1.0,
     ) -> None:
         if not points:
@@ -59,7 +57,8 @@ class ModelTimes:
         spread = max(len(p.walls_s) for p in points)
         self._walls = [_quantiles(p, max(QUANTILES, spread) if spread > 1 else 1) for p in self._points]
         self._runs: dict[int, Run] = {}
-        self.inside, self.idle_s, self.beside = inside, idle_s, beside
+        self.inside, self.beside = inside, beside
+        self.idle_s = self._points[0].idle_s
         self.slowdown = tuple(slowdown)
         self.threads = self._points[0].threads
 
@@ -74,7 +73,7 @@ class ModelTimes:
                 why=curve.error or f"it was measured with {', '.join(map(str, known))}",
             )
         slowdown = _slowdown(curve, threads, replicas, cores)
-        return cls(points, inside=curve.inside, slowdown=slowdown, idle_s=curve.idle_s, beside=curve.beside)
+        return cls(points, inside=curve.inside, slowdown=slowdown, beside=curve.beside)
 
     def run(self, rows: int) -> Run:
         """The run of a batch of `rows` rows (or as many units)."""
