@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from modelyard.domain.artifacts import Artifact
 from modelyard.domain.configuration import Batching, Configuration
-from modelyard.domain.latency import Curve, CurvePoint
+from modelyard.domain.latency import ContentionPoint, Curve, CurvePoint
 from modelyard.domain.measurement import Measurement
 from modelyard.domain.versions import Version
 from modelyard.domain.workload import Arrival, Workload
@@ -59,8 +59,10 @@ class InService:
     run takes there; and one request at a time, which says what a run takes less, or more, where the replica has slept
     before it, and how far single runs are from the median. With the fewest threads full batches as well: the factor of
     sizes between goes along the logarithm of the size, beyond them it stays, and its shape is that of any number of
-    threads. A last loop, on as many replicas as there are cores, says what the load client spends where it has no core
-    to itself. `jitter_s`: deviations of latencies from their median, ascending quantiles, that are no model's.
+    threads. A last loop, on as many replicas as there are cores, says what these do to each other's runs, and what the
+    load client spends where it has no core to itself.
+
+    `jitter_s`: deviations of latencies from their median, ascending quantiles, that are no model's.
     """
 
     profiling: Profiling
@@ -78,11 +80,12 @@ class InService:
         for threads in counts:
             single = _single(artifact, curve.runtime, threads)
             part = replace(curve, points=tuple(p for p in curve.points if p.threads == threads))
-            found, factors = self._of_threads(version, part, single, shape)
+            part, factors = self._of_threads(version, part, single, shape)
             shape = shape or {rows: factor / factors[1] for rows, factor in factors.items()}
-            points += found.points
+            points += part.points
         single = _single(artifact, curve.runtime, counts[0])
-        return self._beside(version, replace(curve, points=tuple(points)), single)
+        found = replace(curve, points=tuple(points), contention=on_scale(curve, points))
+        return self._together(version, found, single)
 
     def _of_threads(
         self, version: Version, curve: Curve, single: Configuration, shape: Mapping[int, float]
@@ -101,17 +104,20 @@ class InService:
         found = fitted_idle(found, Seen(1, single, alone, round_trip_s), self.predict)
         return replace(found, points=tuple(spread(p, seen_alone[1], self.jitter_s) for p in found.points)), factors
 
-    def _beside(self, version: Version, curve: Curve, single: Configuration) -> Curve:
-        """Scale what the client spends where replicas have all the cores."""
+    def _together(self, version: Version, curve: Curve, single: Configuration) -> Curve:
+        """What replicas on all the cores do to each other's runs, and to the load client between them."""
         replicas = self.profiling.cores // single.threads
         if replicas < 2 or replicas * single.threads < self.profiling.cores:
             return curve
         every, work = replace(single, replicas=replicas), _closed(_BUSY * replicas)
         ((seen, _),) = self._measured(version, every, (work,))
+        found = fitted_contention(curve, Seen(1, every, work, seen.indicators.core_s_per_request), self.predict)
         spent_s = seen.client.cpu_cores / seen.indicators.throughput_rps.value
-        expected = self.predict(curve, every, work)
+        expected = self.predict(found, every, work)
+        if not expected.client_cores:  # nothing is known of the client's cost
+            return found
         factor = spent_s * expected.throughput_rps / expected.client_cores
-        return replace(curve, beside=min(max(factor, 1.0), FACTORS[1]))
+        return replace(found, beside=min(max(factor, 1.0), FACTORS[1]))
 
     def _measured(
         self, version: Version, configuration: Configuration, works: Sequence[Workload]
@@ -194,6 +200,28 @@ def fitted_idle(curve: Curve, seen: Seen, predict: Predict) -> Curve:
         idle_s = min(max(idle_s + seen.seconds - 1 / expected.throughput_rps, -run_s / 2), run_s)
         found = replace(curve, points=tuple(replace(p, idle_s=idle_s) for p in curve.points))
     return found
+
+
+def on_scale(curve: Curve, points: Sequence[CurvePoint]) -> tuple[ContentionPoint, ...]:
+    """Copies were measured outside a server, as the curve was: their walls on the scale of its corrected `points`."""
+    before = {(p.threads, p.batch): p.wall_s for p in curve.points}
+    after = {(p.threads, p.batch): p.wall_s for p in points}
+    return tuple(
+        replace(c, wall_s=c.wall_s * after[c.threads, c.batch] / before[c.threads, c.batch]) for c in curve.contention
+    )
+
+
+def fitted_contention(curve: Curve, seen: Seen, predict: Predict) -> Curve:
+    """Slow the runs of replicas at the same time until the simulated CPU per request is as seen; never below alone."""
+    threads, copies = seen.configuration.threads, seen.configuration.replicas
+    others = tuple(c for c in curve.contention if c.threads != threads)
+    alone_s = min(p.wall_s for p in curve.points if p.threads == threads and p.batch == 1)
+    wall_s, found = alone_s, curve
+    for _ in range(_ROUNDS):
+        found = replace(curve, contention=(*others, ContentionPoint(copies, threads, 1, wall_s)))
+        missing_s = seen.seconds - predict(found, seen.configuration, seen.workload).core_s_per_request
+        wall_s = min(max(wall_s + missing_s / threads, alone_s), FACTORS[1] * alone_s)
+    return replace(curve, contention=(*others, ContentionPoint(copies, threads, 1, wall_s)))
 
 
 def spread(point: CurvePoint, deviations_s: NDArray[np.float64], jitter_s: Sequence[float]) -> CurvePoint:

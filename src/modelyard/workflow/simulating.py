@@ -41,7 +41,7 @@ _JSON_BYTES: Final = 11.0
 """Of a number in JSON, about; an answer's length only moves a small cost."""
 _CORRECTED_BY: Final = 1500
 """Simulated requests of one load by which a curve is corrected."""
-_REVISION: Final = 5
+_REVISION: Final = 6
 """Of how curves and overhead are measured: what another one measured is measured again."""
 T = TypeVar("T")
 
@@ -108,10 +108,10 @@ class Simulating:
             try:
                 overhead = self.overhead([Protocol.HTTP_BINARY], listener)
                 predict, jitter_s = self._predict(version, overhead), overhead.path(Protocol.HTTP_BINARY).jitter_s
-                corrected = InService(self.profiling, predict, jitter_s).corrected(version, artifact, curve)
+                service = InService(self.profiling, predict, jitter_s)
+                return service.corrected(version, artifact, replace(curve, contention=tuple(together)))
             except (BackendFailed, Unavailable) as error:  # it runs alone and not in a replica: never to be chosen
                 return replace(curve, points=(), error=str(error))
-            return replace(corrected, contention=_relative(together, curve, corrected))
 
         return self._kept(f"curve {artifact.id} {runtime} {threads} {batches}", Curve, measure, lambda c: not c.error)
 
@@ -150,13 +150,6 @@ class Simulating:
         if worth(found):
             _write(file, msgspec.json.encode(found))
         return found
-
-
-def _relative(together: Sequence[ContentionPoint], alone: Curve, corrected: Curve) -> tuple[ContentionPoint, ...]:
-    """Copies were measured outside a server too: their walls on the scale of the corrected curve."""
-    before = {(p.threads, p.batch): p.wall_s for p in alone.points}
-    after = {(p.threads, p.batch): p.wall_s for p in corrected.points}
-    return tuple(replace(p, wall_s=p.wall_s * after[p.threads, p.batch] / before[p.threads, p.batch]) for p in together)
 
 
 def _copies(threads: Sequence[int], cores: int) -> list[tuple[int, int]]:

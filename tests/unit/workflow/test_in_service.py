@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 from modelyard.domain.configuration import Batching, Configuration
-from modelyard.domain.latency import Curve, CurvePoint, Overhead, Path, ProtocolCost
+from modelyard.domain.latency import ContentionPoint, Curve, CurvePoint, Overhead, Path, ProtocolCost
 from modelyard.domain.workload import Arrival, Protocol, Workload
 from modelyard.tune.simulator import Forecast, Load, ModelTimes, SimulatedService, simulate
-from modelyard.workflow.in_service import FACTORS, LONGEST_S, Seen, fitted_factors, fitted_idle, scaled, spread
+from modelyard.workflow.in_service import (
+    FACTORS,
+    LONGEST_S,
+    Seen,
+    fitted_contention,
+    fitted_factors,
+    fitted_idle,
+    on_scale,
+    scaled,
+    spread,
+)
 from tests.builders import configuration
 
 ALONE = Curve("r", (CurvePoint(1, 1, 1e-4, 1e-4, 100), CurvePoint(16, 1, 1e-3, 1e-3, 100)))
@@ -29,7 +39,9 @@ def idle(seconds: float) -> Curve:
 
 
 def predict(curve: Curve, what: Configuration, workload: Workload) -> Forecast:
-    service = SimulatedService(ModelTimes.of(curve, 1, 1, 2), batching=what.batching, cores=2)
+    service = SimulatedService(
+        ModelTimes.of(curve, 1, what.replicas, 2), batching=what.batching, replicas=what.replicas, cores=2
+    )
     load = Load(concurrency=workload.concurrency, requests=600, connections=workload.concurrency)
     return Forecast.of([simulate(service, load, overhead=OVERHEAD)])
 
@@ -105,3 +117,22 @@ def test_single_runs_are_as_far_from_the_median_as_latencies_were_beyond_the_jit
     assert list(found.walls_s) == sorted(found.walls_s)
     calm = spread(point, np.zeros(4), ())
     assert max(calm.walls_s) == pytest.approx(np.quantile(point.walls_s, 0.875))  # its own spread stays
+
+
+def test_runs_at_the_same_time_are_slowed_until_the_simulation_spends_what_the_replicas_did() -> None:
+    both = replace(SINGLE, replicas=2)
+    slowed = replace(ALONE, contention=(ContentionPoint(2, 1, 1, 1.3e-4),))
+    spent_s = predict(slowed, both, closed(8)).core_s_per_request
+    wrong = replace(ALONE, contention=(ContentionPoint(2, 1, 4, 9e-4), ContentionPoint(2, 2, 1, 5e-5)))
+    found = fitted_contention(wrong, Seen(1, both, closed(8), spent_s), predict)
+    assert found.contention[0] == ContentionPoint(2, 2, 1, 5e-5)  # of another number of threads: as it was
+    assert found.contention[1].wall_s == pytest.approx(1.3e-4, rel=0.03)
+    quicker = fitted_contention(ALONE, Seen(1, both, closed(8), spent_s / 2), predict)
+    assert quicker.contention[0].wall_s == ALONE.points[0].wall_s
+
+
+def test_walls_of_copies_go_with_the_correction_of_their_size() -> None:
+    curve = replace(ALONE, contention=(ContentionPoint(2, 1, 16, 2e-3),))
+    (found,) = on_scale(curve, scaled_by(1.5).points)
+    assert (found.copies, found.batch) == (2, 16)
+    assert found.wall_s == pytest.approx(3e-3)
