@@ -105,6 +105,7 @@ def test_no_more_than_the_limit_is_in_flight():
     async def scenario(bench):
         connection, transport = bench.connect()
         connection.data_received(b"".join(post(b"%d" % i, "/infer") for i in range(20)))
+        await bench.settle()  # a turn of the loop is bounded in time: on a busy machine there are several
         assert len(bench.executor.works) == 4
         assert not transport.reading
         for _ in range(20):
