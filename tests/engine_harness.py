@@ -19,7 +19,7 @@ from modelyard.domain.services import Endpoint, ReplicaSpec, ServedModel
 from tests.builders import SIGNATURE
 
 STANDIN = Path(__file__).parent / "integration" / "dispatch_standin" / "server.py"
-SOON = RestartPolicy(initial_s=0.01, max_s=0.05, stable_s=0.5, give_up_after=3, hang_timeout_s=1.0)
+SOON = RestartPolicy(initial_s=0.01, max_s=0.05, stable_s=0.5, give_up_after=3)
 PATIENCE_S = 30.0
 
 

@@ -116,7 +116,8 @@ def test_a_crash_loop_ends_as_failed_with_reason_and_log(yard: ProcessEngine, tm
 
 
 @pytest.mark.parametrize("how", ["still heart", "SIGSTOP"])
-def test_a_hung_replica_is_replaced(yard: ProcessEngine, how: str) -> None:
+def test_a_hung_replica_is_replaced(state_dir: Path, how: str) -> None:
+    yard = engine(state_dir, policy=replace(SOON, hang_timeout_s=1.0))
     endpoint = yard.start("digits", spec(), 1, probe)
     pid = only(yard).pid
     assert pid

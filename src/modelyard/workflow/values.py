@@ -96,6 +96,17 @@ class ProfileRequest:
     again: bool = False
     longest_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.longest_s < inf:
+            raise InvalidInput(f"longer blocks of {self.longest_s} s", hint="give seconds from 0, say 60")
+        steady = self.rates_rps and not (self.trace or self.scenario or self.end_rate_rps)
+        if self.longest_s and not steady:
+            raise InvalidInput(
+                "longer blocks (--lengthen) are of a steady rate",
+                why="a closed loop, a ramp, a trace and a scenario have the length they were given",
+                hint="give --rate, or leave --lengthen out",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class FailedCell:

@@ -82,6 +82,7 @@ class Repository:
         self._retirement = Retirement(pool, self._loaders.threads, drain_timeout_s)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._scanning = asyncio.Lock()
         for name, found in self._listed.items():
             self._known(name).found = found
 
@@ -307,11 +308,15 @@ class Repository:
         if self.directory is None:
             return
         loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(self._loaders.threads, source.scan, self.directory)
-        except ModelyardError as error:
-            _log.error("%s", error)
-            raise for_clients(error) from error
+        async with self._scanning:  # else what an earlier scan saw could replace what a later one saw
+            try:
+                found = await loop.run_in_executor(self._loaders.threads, source.scan, self.directory)
+            except ModelyardError as error:
+                _log.error("%s", error)
+                raise for_clients(error) from error
+            self._found(found)
+
+    def _found(self, found: Mapping[str, Found]) -> None:
         for name in {*found, *self.models}:
             spec, files = self._listed.get(name, Found()), found.get(name, Found())
             model = self._known(name)

@@ -39,7 +39,11 @@ OPERATIONS = st.one_of(
 )
 
 
-async def do(yard: Yard, root: Path, operation: tuple) -> None:
+def numbers_in(root: Path) -> list[int]:
+    return [int(file.stem) for file in root.glob("m/[1-9]*")]
+
+
+async def do(yard: Yard, root: Path, operation: tuple, moments: list[list[int]]) -> None:
     """One operation; what it raises must be an error of ours."""
     repository, folder = yard.repository, root / "m"
     match operation:
@@ -61,6 +65,7 @@ async def do(yard: Yard, root: Path, operation: tuple) -> None:
             await repository.unload("m")
         case ("labels", labels):
             repository.set_labels("m", labels)
+    moments.append(numbers_in(root))
 
 
 def check(yard: Yard, served_before: bool, may_end: bool) -> None:
@@ -92,13 +97,15 @@ def test_what_serves_goes_on_serving(rounds):
         yard = Yard(directory=root)
         await yard.repository.start()
         for operations in rounds:
-            before = bool(yard.serving())
-            tasks = [asyncio.create_task(do(yard, root, operation)) for operation in operations]
+            before, model = bool(yard.serving()), yard.repository.models["m"]
+            policies = [model.policy, *(o[1] for o in operations if o[0] in ("policy", "write"))]
+            moments = [numbers_in(root)]  # a scan may see the files of any moment of the round
+            tasks = [asyncio.create_task(do(yard, root, operation, moments)) for operation in operations]
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 assert result is None or isinstance(result, ModelyardError), result
             # a model may end only by being unloaded, or because the files of all that its policy wants are gone
-            model, left = yard.repository.models["m"], [int(file.stem) for file in root.glob("m/[1-9]*")]
-            gone = not wanted(model.policy, left, model.extra)
+            policies.append(model.policy)  # of an earlier round, read in this one
+            gone = any(not wanted(policy, left, model.extra) for policy in policies for left in moments)
             check(yard, before, may_end=any(o[0] == "unload" for o in operations) or gone)
         await yard.settled()
         serving = set(yard.repository.models["m"].routing.serving.values())
