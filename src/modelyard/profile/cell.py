@@ -210,6 +210,7 @@ class Cell:
     def _measure(self, number: int) -> _Block:
         pids = self.target.replica_pids()
         before = sentinel.canary_s()
+        self._client.lead_in()  # the canary, and other services between the blocks, left cold caches
         stats = snapshot(self.target.endpoint, pids)
         began = time.monotonic()
         with UsageMeter(self.target.replica_pids) as meter:

@@ -134,6 +134,16 @@ def _stage(name: str) -> Reader:
     return lambda m: None if m.indicators.stages is None else getattr(m.indicators.stages, name)
 
 
+def _early(name: str) -> Reader:
+    def read(m: Measurement) -> Cell:
+        result = m.indicators.scenario
+        stopping = None if result is None else result.early_stopping
+        return None if stopping is None else getattr(stopping, name)
+
+    return read
+
+
+_EARLY: Final = ("share", "queries", "needed", "at_most_ms", "limit_ms", "over", "allowed", "met")
 _STAGES: Final = ("queue_ms", "batch_wait_ms", "pre_ms", "infer_ms", "post_ms", "encode_ms", "mean_batch_rows")
 
 COLUMNS: Final[dict[str, Reader]] = {
@@ -176,6 +186,9 @@ COLUMNS: Final[dict[str, Reader]] = {
     **dict(_bounds("p95_ms", lambda m: m.indicators.p95_ms)),
     **dict(_bounds("p99_ms", lambda m: m.indicators.p99_ms)),
     "p999_ms": lambda m: m.indicators.p999_ms,
+    "scenario_metric": lambda m: None if m.indicators.scenario is None else m.indicators.scenario.metric,
+    "scenario_value": lambda m: None if m.indicators.scenario is None else m.indicators.scenario.value,
+    **{f"early_stopping_{name}": _early(name) for name in _EARLY},
     "time_to_first_response_ms": lambda m: m.indicators.time_to_first_response_ms,
     "cold_start_s": lambda m: m.indicators.cold_start_s,
     "memory_rss_bytes": lambda m: m.indicators.memory_rss_bytes,

@@ -43,13 +43,17 @@ class WarmUp(msgspec.Struct, frozen=True, tag="warm-up"):
     """Command: connect, send one request alone, then warm up."""
 
 
+class LeadIn(msgspec.Struct, frozen=True, tag="lead-in"):
+    """Command: send the workload for a moment, unrecorded, so that a block does not begin with cold caches."""
+
+
 class RunBlock(msgspec.Struct, frozen=True, tag="block"):
     """Command: run one block; `number` picks its schedule."""
 
     number: int
 
 
-Command = WarmUp | RunBlock
+Command = WarmUp | LeadIn | RunBlock
 
 
 class WarmedUp(msgspec.Struct, frozen=True, tag="warmed-up"):
@@ -60,6 +64,12 @@ class WarmedUp(msgspec.Struct, frozen=True, tag="warmed-up"):
     first_response_ms: float
     first_status: int
     scheduling: str
+
+
+class LedIn(msgspec.Struct, frozen=True, tag="led-in"):
+    """Answer to `LeadIn`: how many requests were sent."""
+
+    requests: int
 
 
 class BlockDone(msgspec.Struct, frozen=True, tag="block-done"):
@@ -77,4 +87,4 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
     why: str = ""
 
 
-Answer = WarmedUp | BlockDone | Trouble
+Answer = WarmedUp | LedIn | BlockDone | Trouble

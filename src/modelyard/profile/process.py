@@ -15,7 +15,19 @@ import msgspec
 from modelyard.domain.errors import BackendFailed, Unavailable
 from modelyard.domain.services import Endpoint
 from modelyard.domain.workload import Protocol, Workload
-from modelyard.profile.plan import Answer, BlockDone, Command, LoadPlan, RunBlock, Trouble, WarmedUp, WarmUp, WarmUpRule
+from modelyard.profile.plan import (
+    Answer,
+    BlockDone,
+    Command,
+    LeadIn,
+    LedIn,
+    LoadPlan,
+    RunBlock,
+    Trouble,
+    WarmedUp,
+    WarmUp,
+    WarmUpRule,
+)
 from modelyard.profile.requests import GRPC_INFER
 
 _PLAN, _PAYLOADS, _LOG = "plan.json", "payloads.bin", "client.log"
@@ -81,6 +93,13 @@ class ClientProcess:
         """Connect and warm up. Raises Unavailable where the service cannot be reached, BackendFailed."""
         answer = self._ask(WarmUp())
         if not isinstance(answer, WarmedUp):
+            raise BackendFailed("the load client gave a wrong answer", why=repr(answer))
+        return answer
+
+    def lead_in(self) -> LedIn:
+        """Send the workload for a moment, unrecorded. Raises Unavailable, BackendFailed."""
+        answer = self._ask(LeadIn())
+        if not isinstance(answer, LedIn):
             raise BackendFailed("the load client gave a wrong answer", why=repr(answer))
         return answer
 

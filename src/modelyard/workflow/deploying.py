@@ -33,7 +33,7 @@ from modelyard.hub import Hub
 from modelyard.serving.models.source import troubles
 from modelyard.workflow.calling import client_at, client_of, traffic
 from modelyard.workflow.classes import class_names
-from modelyard.workflow.planning import naive, with_slo
+from modelyard.workflow.planning import single, with_slo
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.proof import Proof
 from modelyard.workflow.releases import Releases
@@ -104,7 +104,7 @@ class Deployer:
         cores = max(1, (os.cpu_count() or 1) // (request.replicas or 1))  # oversubscribed cores halve the throughput
         if request.cpu_limit is not None:  # threads beyond the cap would wait for each other
             cores = min(cores, ceil(request.cpu_limit))
-        base = naive(artifact, self.proof.runtime(artifact), cores)
+        base = single(artifact, self.proof.runtime(artifact), cores)
         return replace(base, batching=Batching(8 if artifact.signature.batched else 1))
 
     def artifact(self, version: Version, request: DeployRequest) -> Artifact:

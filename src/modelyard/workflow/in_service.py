@@ -21,6 +21,7 @@ from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile import MeasuredService, Profiler, Rules, WarmUpRule
 from modelyard.profile.samples import Samples
 from modelyard.tune.simulator import Forecast
+from modelyard.workflow.planning import single
 from modelyard.workflow.profiling import Profiling, payloads_of
 
 BLOCK_S: Final = 0.25
@@ -78,38 +79,38 @@ class InService:
         points: list[CurvePoint] = []
         counts = sorted({p.threads for p in curve.points})
         for threads in counts:
-            single = _single(artifact, curve.runtime, threads)
+            plain = single(artifact, curve.runtime, threads)
             part = replace(curve, points=tuple(p for p in curve.points if p.threads == threads))
-            part, factors = self._of_threads(version, part, single, shape)
+            part, factors = self._of_threads(version, part, plain, shape)
             shape = shape or {rows: factor / factors[1] for rows, factor in factors.items()}
             points += part.points
-        single = _single(artifact, curve.runtime, counts[0])
+        plain = single(artifact, curve.runtime, counts[0])
         found = replace(curve, points=tuple(points), contention=on_scale(curve, points))
-        return self._together(version, found, single)
+        return self._together(version, found, plain)
 
     def _of_threads(
-        self, version: Version, curve: Curve, single: Configuration, shape: Mapping[int, float]
+        self, version: Version, curve: Curve, plain: Configuration, shape: Mapping[int, float]
     ) -> tuple[Curve, dict[int, float]]:
         alone, busy = _closed(1), _closed(_BUSY)
-        seen_alone, seen_busy = self._measured(version, single, (alone, busy))
-        cells = [Seen(1, single, busy, seen_busy[0].indicators.core_s_per_request)]
+        seen_alone, seen_busy = self._measured(version, plain, (alone, busy))
+        cells = [Seen(1, plain, busy, seen_busy[0].indicators.core_s_per_request)]
         largest = min(BATCH, max(p.batch for p in curve.points))
         if largest > 1 and not shape:
-            batched, full = replace(single, batching=Batching(largest)), _closed(2 * largest)
+            batched, full = replace(plain, batching=Batching(largest)), _closed(2 * largest)
             ((seen_full, _),) = self._measured(version, batched, (full,))
             cells.append(Seen(largest, batched, full, seen_full.indicators.core_s_per_request))
         factors = fitted_factors(curve, cells, self.predict, shape)
         found = replace(curve, points=tuple(scaled(p, factors) for p in curve.points))
         round_trip_s = 1 / seen_alone[0].indicators.throughput_rps.value
-        found = fitted_idle(found, Seen(1, single, alone, round_trip_s), self.predict)
+        found = fitted_idle(found, Seen(1, plain, alone, round_trip_s), self.predict)
         return replace(found, points=tuple(spread(p, seen_alone[1], self.jitter_s) for p in found.points)), factors
 
-    def _together(self, version: Version, curve: Curve, single: Configuration) -> Curve:
+    def _together(self, version: Version, curve: Curve, plain: Configuration) -> Curve:
         """What replicas on all the cores do to each other's runs, and to the load client between them."""
-        replicas = self.profiling.cores // single.threads
-        if replicas < 2 or replicas * single.threads < self.profiling.cores:
+        replicas = self.profiling.cores // plain.threads
+        if replicas < 2 or replicas * plain.threads < self.profiling.cores:
             return curve
-        every, work = replace(single, replicas=replicas), _closed(_BUSY * replicas)
+        every, work = replace(plain, replicas=replicas), _closed(_BUSY * replicas)
         ((seen, _),) = self._measured(version, every, (work,))
         found = fitted_contention(curve, Seen(1, every, work, seen.indicators.core_s_per_request), self.predict)
         spent_s = seen.client.cpu_cores / seen.indicators.throughput_rps.value
@@ -149,17 +150,6 @@ class InService:
 
 def _closed(concurrency: int) -> Workload:
     return Workload(Arrival.CLOSED, concurrency=concurrency, blocks=BLOCKS, requests=1_000_000, duration_s=BLOCK_S)
-
-
-def _single(artifact: Artifact, runtime: str, threads: int) -> Configuration:
-    return Configuration(
-        artifact=artifact.id,
-        target=artifact.target,
-        runtime=runtime,
-        precision=artifact.precision,
-        threads=threads,
-        batching=Batching(1),
-    )
 
 
 def fitted_factors(

@@ -121,14 +121,14 @@ def contenders(ranked: Sequence[Candidate], count: int, *, ratio: float = 3.0) -
     return [c.configuration for c in [*firsts, *sorted(seconds, key=lambda c: c.cost_s)][:count]]
 
 
-def naive(source: Artifact, runtime: str, cores: int) -> Configuration:
-    """What one deploys without Modelyard: the source as it is, all cores to one replica, no batching."""
+def single(artifact: Artifact, runtime: str, threads: int) -> Configuration:
+    """One replica without batching. Of the source, on all cores: what one deploys without Modelyard (naive)."""
     return Configuration(
-        artifact=source.id,
-        target=source.target,
+        artifact=artifact.id,
+        target=artifact.target,
         runtime=runtime,
-        precision=source.precision,
-        threads=cores,
+        precision=artifact.precision,
+        threads=threads,
     )
 
 

@@ -25,7 +25,7 @@ from modelyard.profile.curve import CurvePoint
 from modelyard.workflow.choosing import choose, confirmed, is_naive, meets, trustworthy
 from modelyard.workflow.converting import Converting
 from modelyard.workflow.deploying import Deployer
-from modelyard.workflow.planning import HEADROOM, candidates, contenders, naive, with_slo
+from modelyard.workflow.planning import HEADROOM, candidates, contenders, single, with_slo
 from modelyard.workflow.profiling import Bench, Profiling, reporter
 from modelyard.workflow.progress import Listener, Progress, Step
 from modelyard.workflow.registering import Registering
@@ -171,7 +171,7 @@ class Publisher:
         """The naive configuration first, then the contenders."""
         ranked = candidates(curves, {a.id: a for a in servable}, cores=self.profiling.cores, slo=slo)
         runtimes = self.profiling.runtimes_for(source)
-        baseline = [naive(source, runtimes[0], self.profiling.cores)] if runtimes else []
+        baseline = [single(source, runtimes[0], self.profiling.cores)] if runtimes else []
         chosen = [c for c in contenders(ranked, effort.contenders) if c not in baseline]
         total = len(ranked)
         listener(Progress(Step.PROFILE, f"{total} configurations planned, {len(chosen)} and the naive one measured"))

@@ -41,7 +41,7 @@ _JSON_BYTES: Final = 11.0
 """Of a number in JSON, about; an answer's length only moves a small cost."""
 _CORRECTED_BY: Final = 1500
 """Simulated requests of one load by which a curve is corrected."""
-_REVISION: Final = 6
+_REVISION: Final = 7
 """Of how curves and overhead are measured: what another one measured is measured again."""
 T = TypeVar("T")
 

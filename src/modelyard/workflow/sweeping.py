@@ -58,9 +58,10 @@ class Sweeping:
         for number, work in enumerate(self.workloads):
             done = len(self.measured) + len(self.failed)
             label = f"cell {done + 1}/{self.total} {configuration.label}, {work.label}"
+            share = done / self.total if self.total > 1 else None  # of a single cell nothing is known
 
-            def report(message: str, label: str = label, done: int = done) -> None:
-                self.listener(Progress(Step.PROFILE, f"{label}: {message}", done / self.total))
+            def report(message: str, label: str = label, share: float | None = share) -> None:
+                self.listener(Progress(Step.PROFILE, f"{label}: {message}", share))
 
             try:
                 self.measured += self._cell(bench, configuration, work, report)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from modelyard.domain.errors import Unsupported
-from modelyard.domain.measurement import Interval, Measurement, Validity, Verdict
+from modelyard.domain.measurement import EarlyStopping, Interval, Measurement, ScenarioResult, Validity, Verdict
+from modelyard.domain.workload import Scenario
 from modelyard.profile.export import COLUMNS, METADATA, SCHEMA, Document, csv_text, json_text, write_parquet
 from tests.builders import measurement
 from tests.unit.profile.report_builders import in_flight, of, samples
@@ -46,6 +47,18 @@ class TestCsv:
         (row,) = cells([dataclasses.replace(m, indicators=unknown)])
         empty = ("p99_ms", "p99_ms_low", "p999_ms", "queue_ms", "cost_per_million", "cost_per_million_low", "mean_ms")
         assert [row[name] for name in empty] == [""] * len(empty)
+
+    def test_what_early_stopping_certifies_has_its_columns(self):
+        stopping = EarlyStopping(0.99, 5000, 459, 12.5, limit_ms=10.0, over=60, allowed=31)
+        result = ScenarioResult(Scenario.SERVER, "p99", 12.25, "ms", stopping)
+        m = measurement()
+        with_it = dataclasses.replace(m, indicators=dataclasses.replace(m.indicators, scenario=result))
+        row, without = cells([with_it, m])
+        named = {name.removeprefix("early_stopping_"): row[name] for name in row if name.startswith("early_stopping_")}
+        told = "share=0.99 queries=5000 needed=459 at_most_ms=12.5 limit_ms=10.0 over=60 allowed=31 met=False"
+        assert named == dict(word.split("=") for word in told.split())
+        assert (row["scenario_metric"], row["scenario_value"]) == ("p99", "12.25")
+        assert {without[name] for name in row if name.startswith(("early_", "scenario_"))} == {""}
 
     def test_reasons_with_commas_quotes_and_lines_stay_one_cell(self):
         reasons = ('a "quoted", one', "two\nlines")

@@ -7,7 +7,7 @@ import dataclasses
 from modelyard.domain.configuration import Slo
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.profile.curve import CurvePoint
-from modelyard.workflow.planning import candidates, contenders, naive, thread_choices, with_slo
+from modelyard.workflow.planning import candidates, contenders, single, thread_choices, with_slo
 from tests.builders import artifact, configuration
 
 
@@ -66,8 +66,8 @@ def test_each_artifact_gets_a_place_before_anyones_second() -> None:
     assert {c.artifact for c in chosen} == {"fast", "slow"}
 
 
-def test_naive_is_the_source_as_it_is() -> None:
-    configuration = naive(artifact("src", target="pytorch-exported"), "torch", 2)
+def test_single_is_the_source_as_it_is() -> None:
+    configuration = single(artifact("src", target="pytorch-exported"), "torch", 2)
     assert (configuration.threads, configuration.replicas, configuration.batching.max_size) == (2, 1, 1)
 
 
