@@ -20,11 +20,11 @@ from pathlib import Path
 import msgspec
 
 from modelyard.convert.tasks import Answer, Problem, Task
+from modelyard.processes import process_tree, resident_bytes
 
 _POLL_S = 0.02
 _TREE_EVERY = 5  # polls between two walks of the process tree; the known processes are read at every poll
 _PIPE_READS = 256  # pages of a pipe at its largest (fs.pipe-max-size, 1 MiB), each read giving at least one
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
 
 
@@ -265,32 +265,6 @@ class _Watch:
         """Output kept: the first and the last part, with the number of bytes left out between them."""
         cut = [f"\n... {self._dropped} bytes left out ...\n".encode()] if self._dropped else []
         return b"".join([*self._head, *cut, *self._tail]).decode(errors="replace")
-
-
-def process_tree(pid: int) -> list[int]:
-    """`pid` and all its descendants that live now, read from /proc."""
-    found, queue = [], [pid]
-    while queue:
-        current = queue.pop()
-        found.append(current)
-        try:
-            threads = list(Path(f"/proc/{current}/task").iterdir())
-        except OSError:
-            continue
-        for thread in threads:
-            try:
-                queue += map(int, (thread / "children").read_text().split())
-            except OSError:
-                continue
-    return found
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident set of `pid` in bytes; 0 when it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
 
 
 def _status_words(status: int) -> str:

@@ -213,7 +213,7 @@ class Cell:
         self._client.lead_in()  # the canary, and other services between the blocks, left cold caches
         stats = snapshot(self.target.endpoint, pids)
         began = time.monotonic()
-        with UsageMeter(self.target.replica_pids) as meter:
+        with UsageMeter(self.target.replica_pids, self._conditions.client_cpus) as meter:
             done = self._client.run_block(number)
         stalled_s = self._watch.stalled_s(began, time.monotonic())
         stats_after = snapshot(self.target.endpoint, pids)

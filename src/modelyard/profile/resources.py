@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import Self
 
 import psutil
 
+from modelyard.processes import process_tree, resident_bytes
+
 _INTERVAL_S = 0.1
+_TREE_EVERY = 10
+"""Polls between two looks for new processes."""
 _IDLE_CHECK_S = 0.03
 """Three ticks of the kernel's CPU accounting, for systems where only ticks are read."""
 _IDLE_SHARE = 0.03
@@ -32,13 +38,14 @@ class Usage:
 class UsageMeter:
     """Context manager: measures the process trees of `replica_pids()` from entry to exit; then `usage` is set.
 
-    RSS counts pages shared between replicas once for each: it is what the kernel's accounting of each process says.
+    RSS counts pages shared between replicas once for each: it is what the kernel's accounting of each process says. The
+    thread that watches it runs on `cpus` (empty: anywhere): on the core of a replica it would be part of its tail.
     """
 
     usage: Usage
 
-    def __init__(self, replica_pids: Callable[[], Sequence[int]]) -> None:
-        self._pids = replica_pids
+    def __init__(self, replica_pids: Callable[[], Sequence[int]], cpus: Sequence[int] = ()) -> None:
+        self._pids, self._cpus = replica_pids, cpus
         self._stop = threading.Event()
         self._peak = 0
 
@@ -57,11 +64,16 @@ class UsageMeter:
         last = set(self._pids())
         after = cpu_seconds(last)
         used = sum(max(0.0, seconds - self._before.get(key, 0.0)) for key, seconds in after.items())
-        self.usage = Usage(max(self._peak, resident_bytes(last)), used, replicas_changed=last != self._first)
+        self._peak = max(self._peak, sum(map(resident_bytes, _trees(last))))
+        self.usage = Usage(self._peak, used, replicas_changed=last != self._first)
 
     def _watch(self) -> None:
-        while True:
-            self._peak = max(self._peak, resident_bytes(self._first))
+        if self._cpus:
+            os.sched_setaffinity(0, self._cpus)  # of this thread alone
+        for poll in count():
+            if poll % _TREE_EVERY == 0:
+                tree = _trees(self._first)
+            self._peak = max(self._peak, sum(map(resident_bytes, tree)))
             if self._stop.wait(_INTERVAL_S):
                 return
 
@@ -84,8 +96,9 @@ def wait_until_idle(pids: Sequence[int], most_s: float = 0.5) -> None:
 def cpu_seconds(pids: Sequence[int] | set[int]) -> dict[tuple[int, float], float]:
     """CPU seconds of each process of the trees, by (pid, start time): a reused pid is another process."""
     seconds = {}
-    for process in _trees(pids):
+    for pid in _trees(pids):
         try:
+            process = psutil.Process(pid)
             seconds[process.pid, process.create_time()] = _process_cpu_s(process)
         except psutil.Error:  # it ended between listing and reading
             continue
@@ -105,23 +118,5 @@ def _process_cpu_s(process: psutil.Process) -> float:
         return times.user + times.system
 
 
-def resident_bytes(pids: Sequence[int] | set[int]) -> int:
-    """Resident memory of the trees, summed."""
-    total = 0
-    for process in _trees(pids):
-        try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return total
-
-
-def _trees(pids: Sequence[int] | set[int]) -> list[psutil.Process]:
-    found: dict[int, psutil.Process] = {}
-    for pid in pids:
-        try:
-            root = psutil.Process(pid)
-            found |= {process.pid: process for process in (root, *root.children(recursive=True))}
-        except psutil.Error:
-            continue
-    return list(found.values())
+def _trees(pids: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(process for pid in pids for process in process_tree(pid)))

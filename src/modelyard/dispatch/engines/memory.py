@@ -9,9 +9,8 @@ import contextlib
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from modelyard.dispatch.engines.cgroups import Group
+from modelyard.processes import process_tree, resident_bytes
 
 
 class MemoryLimit(Protocol):
@@ -47,7 +46,7 @@ class PolledLimit:
 
     def exceeded(self, pid: int) -> str | None:
         """Compare the tree's resident memory with the limit."""
-        used = resident_bytes(pid)
+        used = sum(map(resident_bytes, process_tree(pid)))
         if used <= self._limit_bytes:
             return None
         return f"memory limit: used {_mib(used)} of {_mib(self._limit_bytes)}"
@@ -98,20 +97,6 @@ def memory_limit(limit_bytes: int | None, parent: str | None, name: str) -> Memo
         with contextlib.suppress(OSError):
             return CgroupLimit(parent, name, limit_bytes)
     return PolledLimit(limit_bytes)
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and all its descendants; shared pages count once per process."""
-    try:
-        leader = psutil.Process(pid)
-        tree = [leader, *leader.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    total = 0
-    for process in tree:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += process.memory_info().rss
-    return total
 
 
 def _mib(amount_bytes: int) -> str:

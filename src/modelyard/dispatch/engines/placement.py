@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
-
-import psutil
 
 from modelyard.dispatch.ports import Limits
 from modelyard.domain.placement import shares
 from modelyard.domain.services import ReplicaSpec
+from modelyard.processes import process_tree, tasks
 
 _PASSES: Final = 3
 """A thread made while the others are bound inherits its maker's cores, of before or after: look again."""
@@ -47,13 +45,7 @@ def bind(pid: int, cores: Sequence[int]) -> None:
 
 
 def _tasks(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found += [int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir()]
-    return found
+    return [task for process in process_tree(pid) for task in tasks(process)]
 
 
 def _affinity(task: int) -> set[int]:

@@ -15,6 +15,7 @@ import msgspec
 
 from modelyard.domain.errors import BackendFailed, ModelyardError
 from modelyard.domain.tensors import Tensor, Tensors
+from modelyard.processes import resident_bytes
 from modelyard.serving.instances.arena import Arena
 from modelyard.serving.instances.exchange import Reader, Writer
 from modelyard.serving.instances.frames import (
@@ -29,7 +30,7 @@ from modelyard.serving.instances.frames import (
     Description,
     raised,
 )
-from modelyard.serving.instances.memory import bound, resident_bytes
+from modelyard.serving.instances.memory import bound
 
 _log = logging.getLogger(__name__)
 

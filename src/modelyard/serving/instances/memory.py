@@ -13,19 +13,12 @@ import threading
 from pathlib import Path
 from typing import Final, Protocol
 
+from modelyard.processes import resident_bytes
 from modelyard.serving.instances.watchdog import Watchdog
 
 _SHARE: Final = 0.9
 """Of the replica's memory limit, what it and its models' processes may use: at the limit the engine ends them all."""
 _PAGE: Final = resource.getpagesize()
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 once it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
 
 
 def data_bytes(pid: int) -> int:

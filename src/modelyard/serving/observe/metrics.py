@@ -5,12 +5,13 @@ Written by hand: the counters exist already, and prometheus-client's registry wo
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Final
 
+from modelyard.processes import resident_bytes
 from modelyard.serving.models.comparison import ShadowStatistics
 from modelyard.serving.models.dataplane import DataPlane
 from modelyard.serving.observe.stages import STAGES
@@ -131,7 +132,7 @@ def _samples(plane: DataPlane) -> Iterator[tuple[str, str, float]]:
     for outcome, count in (("exported", tracer.exported), ("dropped", tracer.dropped), ("failed", tracer.failed)):
         yield "modelyard_traces_total", f'{{outcome="{outcome}"}}', count
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    yield "modelyard_process_resident_memory_bytes", "", _resident_bytes()
+    yield "modelyard_process_resident_memory_bytes", "", resident_bytes(os.getpid())
     yield "modelyard_process_cpu_seconds_total", "", usage.ru_utime + usage.ru_stime
 
 
@@ -183,8 +184,3 @@ def _shadow(shadow: ShadowStatistics) -> Iterator[tuple[str, str, float]]:
     yield "modelyard_shadow_rows_total", f'{{{own},agrees="yes"}}', shadow.rows_agreeing
     yield "modelyard_shadow_rows_total", f'{{{own},agrees="no"}}', shadow.rows - shadow.rows_agreeing
     yield "modelyard_shadow_max_abs_error", f"{{{own}}}", shadow.max_abs_error
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()

@@ -19,12 +19,13 @@ from modelyard.domain.artifacts import LocalArtifact
 from modelyard.domain.errors import BackendFailed, InvalidInput, ModelyardError, Unavailable, Unsupported
 from modelyard.domain.services import Isolation, ServedModel
 from modelyard.domain.tensors import Datatype, Signature
+from modelyard.processes import resident_bytes
 from modelyard.runtimes.ports import Containment
 from modelyard.runtimes.registry import Runtimes
 from modelyard.serving.faults import STATUS
 from modelyard.serving.instances.frames import failure, raised
 from modelyard.serving.instances.local import HELD_TICKS, LocalInstance
-from modelyard.serving.instances.memory import MemoryWatch, resident_bytes
+from modelyard.serving.instances.memory import MemoryWatch
 from modelyard.serving.instances.process import ProcessInstance, SharedBudget
 from modelyard.serving.instances.restarts import RestartBudget
 from modelyard.serving.instances.service import Instances, ModelInstances, choose
