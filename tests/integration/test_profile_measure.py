@@ -28,6 +28,7 @@ from modelyard.profile import MeasuredService, Profiler, Rules, Samples, WarmUpR
 from modelyard.profile.kept_blocks import OLDEST_S, KeptBlocks
 from modelyard.profile.process import ClientProcess, write_plan
 from modelyard.profile.profiler import ABANDONED
+from modelyard.profile.requests import encode
 from tests.builders import configuration
 from tests.serving_harness import replica, scripted, tensor
 
@@ -268,6 +269,28 @@ def test_a_service_that_is_gone_is_an_error_with_a_next_step(tmp_path):
     assert str(port) in caught.value.what
     assert caught.value.hint
     assert list(tmp_path.iterdir()) == []  # nothing half-made is left
+
+
+def test_a_block_is_led_in_by_requests_that_are_not_recorded(tmp_path):
+    work = Workload(Arrival.CONSTANT, rate_rps=500, requests=50, blocks=1)
+    with responder(stall_at=[1 + 2 * BRIEF.block_requests + 4, 0.3]) as address:  # the fourth after the warm-up
+        found = profiler(tmp_path).measure(service(*address), work, PAYLOADS)
+    assert len(Samples.load(found.samples)) == found.measurement.indicators.requests == 50
+    assert Samples.load(found.samples).latencies_ms(1.0).max() < 250
+
+
+@pytest.mark.parametrize(("service_s", "led_in"), [(0.0, 50), (0.15, 0)])
+def test_requests_that_take_as_long_as_the_lead_in_have_none(tmp_path, service_s, led_in):
+    rate = 500 if led_in else 5
+    work = Workload(Arrival.CONSTANT, rate_rps=rate, requests=60, blocks=1)
+    with responder(service_s=service_s) as (_, port):
+        payload = encode(PAYLOADS[0], work.protocol, model="digits", version=1, host=f"127.0.0.1:{port}")
+        rule = WarmUpRule(max_blocks=2, max_s=1.0, block_requests=2)
+        with ClientProcess(
+            write_plan(tmp_path / "cell", Endpoint("127.0.0.1", port), work, [payload], warm_up=rule)
+        ) as client:
+            client.warm_up()
+            assert client.lead_in().requests == led_in
 
 
 def test_a_service_that_dies_during_a_block_is_seen_in_the_verdict(tmp_path):
