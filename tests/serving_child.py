@@ -2,13 +2,15 @@
 
 `behaviour`: `echo` (outputs are the inputs), `scale` (twice the input), `poison` (raises if any value is 666),
 `sleep` (seconds in `seconds`), `short` (one row too few), `fewer` (no output if any value is 666), `strings` (upper
-case), `gate` (waits for the file `gate`), `refuse` (fails to load), `add` (adds the number in `add`). Loading makes the
-file `loading`, waits for the file `load_gate`, if they are given, and allocates `megabytes`. Each execution appends its
-number of rows to the file `journal`, if given.
+case), `gate` (waits for the file `gate`), `refuse` (fails to load), `add` (adds the number in `add`), `tracked` (how
+many objects a full garbage collection would look at). Loading makes the file `loading`, waits for the file `load_gate`,
+if they are given, and allocates `megabytes` and `objects`. Each execution appends its number of rows to the file
+`journal`, if given.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -32,6 +34,7 @@ class ScriptedPredictor:
         self.signature = artifact.signature
         self._options = artifact.options
         self._weights: np.ndarray | None = np.ones(int(artifact.options.get("megabytes", "0")) << 20, np.uint8)
+        self._objects = [[k] for k in range(int(artifact.options.get("objects", "0")))]
 
     def predict(self, inputs: Tensors) -> dict[str, Any]:
         options = self._options
@@ -59,6 +62,8 @@ class ScriptedPredictor:
             case "fewer":
                 if any((a == 666).any() for a in arrays):
                     return {}
+            case "tracked":
+                arrays = [np.full_like(a, len(gc.get_objects())) for a in arrays]
             case "strings":
                 arrays = [np.array([v.upper() for v in a.ravel()], object).reshape(a.shape) for a in arrays]
             case "moody":

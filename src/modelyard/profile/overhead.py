@@ -33,6 +33,7 @@ from modelyard.domain.placement import apart
 from modelyard.domain.services import Endpoint, Isolation, ReplicaSpec, ServedModel
 from modelyard.domain.tensors import Datatype, Signature, TensorSpec
 from modelyard.domain.workload import Arrival, Protocol, Workload
+from modelyard.profile.client.load import may_run_first
 from modelyard.profile.plan import WarmUpRule
 from modelyard.profile.process import ClientProcess, write_plan
 from modelyard.profile.requests import encode
@@ -95,7 +96,7 @@ def measure_overhead(protocols: Sequence[Protocol], *, block_s: float = 0.2, blo
             handover_s=handover_s,
             long_handover_s=max(handover_s, slot.p50_s - slot.infer_s - rest_s - woken_s - handover_s),
             child_s=max(0.0, child.infer_s - inline.infer_s),
-            client_first=_real_time(),
+            client_first=may_run_first(),
         )
 
 
@@ -166,17 +167,6 @@ def _quantiles(latencies_s: NDArray[np.float64]) -> NDArray[np.float64]:
 def _answer_bytes(protocol: Protocol, numbers: int) -> float:
     """Of a row of so many random FP32 numbers."""
     return numbers * (11.5 if protocol is Protocol.HTTP_JSON else 4.0)
-
-
-def _real_time() -> bool:
-    """Whether the load client may be scheduled before ordinary processes here, as it asks to be."""
-    try:
-        limit = os.sched_getscheduler(0)
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-        os.sched_setscheduler(0, limit, os.sched_param(0))
-    except PermissionError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

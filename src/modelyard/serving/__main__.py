@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import sys
@@ -59,7 +58,6 @@ def main(arguments: list[str] | None = None, runtimes: Runtimes | None = None) -
 
 async def _serve(spec: ReplicaSpec, runtimes: Runtimes) -> None:
     replica = Replica(spec, runtimes, _version())
-    gc.freeze()  # what is loaded so far lives forever: collections need not look at it
     await replica.run()
 
 

@@ -19,6 +19,7 @@ import msgspec
 from modelyard.domain.errors import Conflict, InvalidInput, ModelyardError
 from modelyard.domain.services import ReplicaSpec
 from modelyard.runtimes.registry import Runtimes
+from modelyard.serving import heap
 from modelyard.serving.faults import text_of
 from modelyard.serving.grpc.fronts import Front
 from modelyard.serving.http.front import HttpFront
@@ -103,6 +104,7 @@ class Replica:
                 if self.spec.reuse_port:
                     await http.start(listener)
                 await self._start_grpc()
+                heap.settle()
                 self.plane.ready = True
                 self._announce(listener.getsockname()[1])
                 await self._stop.wait()
@@ -153,6 +155,7 @@ class Replica:
         executor.cost = loaded.cost
         executor.recorder = self.plane.recorder
         executor.watch.restarts = loaded.restarts
+        heap.keep()
         return executor
 
     def _reread(self) -> None:

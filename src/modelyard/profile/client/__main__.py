@@ -18,7 +18,7 @@ from modelyard.domain.workload import Protocol, Workload
 from modelyard.profile.client.block import Transport
 from modelyard.profile.client.grpc import GrpcConnection, request_headers
 from modelyard.profile.client.http import HttpConnection
-from modelyard.profile.client.load import run_block
+from modelyard.profile.client.load import may_run_first, run_block
 from modelyard.profile.client.pool import PooledTransport
 from modelyard.profile.plan import Answer, BlockDone, Command, LeadIn, LedIn, LoadPlan, RunBlock, Trouble, WarmedUp
 from modelyard.profile.recording import Recording
@@ -63,7 +63,7 @@ class LoadClient:
             p50s_ms=tuple(p50s),
             first_response_ms=float(first.latencies_ms(0.0)[0]),
             first_status=int(first.status[0]),
-            scheduling="real-time" if os.sched_getscheduler(0) == os.SCHED_RR else "ordinary",
+            scheduling="real-time" if may_run_first() else "ordinary",
         )
 
     async def lead_in(self) -> LedIn:
@@ -147,26 +147,13 @@ async def _made(plan: LoadPlan) -> LoadClient:
     return LoadClient(plan)
 
 
-def _schedule_first() -> None:
-    """Run before ordinary processes as soon as there is something to do, where the system lets us (CAP_SYS_NICE).
-
-    A client that waits for a core sends late and blames its own wait on the service. Measured on two cores under a load
-    of 7: a timer of 2 ms wakes 2.2 ms late at p99 as it is (niceness -10: 2.0 ms), 0.09 ms under SCHED_RR. The client
-    only reacts to timers and responses, so it cannot starve the service. Where this is not allowed nothing is lost: the
-    send lag is measured and judged either way, and how the client was scheduled is recorded.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except PermissionError:
-        sys.stderr.write("no right to real-time scheduling; the load client runs as an ordinary process\n")
-
-
 def main() -> None:
     """Read the plan named by the only argument and serve."""
     plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=LoadPlan)
     if plan.cpus:
         os.sched_setaffinity(0, plan.cpus)
-    _schedule_first()
+    if not may_run_first():
+        sys.stderr.write("no right to real-time scheduling; the load client runs as an ordinary process\n")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     serve(plan, sys.stdin, sys.stdout)

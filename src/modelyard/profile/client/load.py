@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import monotonic_ns, process_time_ns
 
@@ -41,7 +42,7 @@ async def run_block(transport: Transport, workload: Workload, schedule: BlockSch
     block = Block(schedule.requests, workload.timeout_s, loop)
     sweeper = loop.create_task(_sweep(transport, block))
     try:
-        with _no_garbage_collection():
+        with _no_garbage_collection(), _first():
             wall_ns, cpu_ns = monotonic_ns(), process_time_ns()
             if schedule.times_s is None:
                 start_ns = await _closed(transport, workload, block, schedule)
@@ -127,3 +128,36 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def may_run_first() -> bool:
+    """Whether the system lets this process run before ordinary ones (CAP_SYS_NICE)."""
+    try:
+        with _scheduled(os.SCHED_RR, 1):
+            return True
+    except PermissionError:
+        return False
+
+
+@contextmanager
+def _first() -> Iterator[None]:
+    """Run before ordinary processes as soon as there is something to do, where the system lets us.
+
+    A client that waits for a core sends late and blames its own wait on the service. Measured on two cores under a load
+    of 7: a timer of 2 ms wakes 2.2 ms late at p99 as it is (niceness -10: 2.0 ms), 0.09 ms under SCHED_RR. While it
+    drives load the client only reacts to timers and responses, so it cannot starve the service; what it computes before
+    and after would hold up another client on the same core. Where this is not allowed nothing is lost: the send lag is
+    measured and judged either way, and how the client was scheduled is recorded.
+    """
+    with _scheduled(os.SCHED_RR, 1) if may_run_first() else nullcontext():
+        yield
+
+
+@contextmanager
+def _scheduled(policy: int, priority: int) -> Iterator[None]:
+    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setscheduler(0, policy, os.sched_param(priority))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, before, parameters)

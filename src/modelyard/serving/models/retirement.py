@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from time import perf_counter
 from typing import Final
 
+from modelyard.serving import heap
 from modelyard.serving.models.aside import AsidePool
 from modelyard.serving.models.states import UNLOADED, Stage, Version
 from modelyard.serving.scheduling.executor import Executor
@@ -63,5 +64,6 @@ async def free(threads: Pool, close: Callable[[], None]) -> None:
 
 def _free(close: Callable[[], None]) -> None:
     close()
+    heap.release()
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
