@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import signal
 import struct
 import threading
@@ -277,7 +278,7 @@ def test_fifty_versions_come_and_go_and_their_memory_goes_with_them(tmp_path):
             resident.append(process.memory_info().rss)
             threads.append(process.num_threads())
         assert max(resident[5:]) - resident[5] < 48 << 20  # 46 versions of 16 MiB each came after
-        assert threads[-1] <= max(threads[:5])
+        assert max(threads) < threads[0] + min(4, len(os.sched_getaffinity(0)))  # the threads that load come as needed
 
 
 def test_a_start_without_any_version_of_a_model_fails(tmp_path):
