@@ -1,7 +1,7 @@
-"""The garbage collector of a replica's process: what lives long is kept out of its sight.
+"""The garbage collector of a replica's process: what its models brought is kept out of its sight.
 
 A model brings its framework: some hundred thousand objects, which a full collection looks at one by one while every
-request waits (xgboost with what it imports: 90 ms, once in some ten thousand requests). Process-wide; any thread.
+request waits (docs/adr/0054). Process-wide; any thread.
 """
 
 from __future__ import annotations
@@ -15,14 +15,6 @@ def settle() -> None:
     gc.freeze()
 
 
-def keep() -> None:
-    """As `settle`, beside requests: without the pause of a collection. Does nothing before the first `settle`."""
-    if gc.get_freeze_count():
-        gc.freeze()
-
-
 def release() -> None:
-    """A model has gone: collect what it left in cycles, which takes a pause. Nothing before the first `settle`."""
-    if gc.get_freeze_count():
-        gc.unfreeze()
-        settle()
+    """A model has gone: what it left in cycles may be collected; all that was settled is looked at again with it."""
+    gc.unfreeze()

@@ -155,7 +155,6 @@ class Replica:
         executor.cost = loaded.cost
         executor.recorder = self.plane.recorder
         executor.watch.restarts = loaded.restarts
-        heap.keep()
         return executor
 
     def _reread(self) -> None:
