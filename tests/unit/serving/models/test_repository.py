@@ -7,12 +7,14 @@ import gc
 import threading
 import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from modelyard.domain.errors import BackendFailed, Conflict, InvalidInput, NotFound, Unavailable
 from modelyard.domain.services import VersionPolicy
 from modelyard.domain.tensors import Signature
+from modelyard.serving.models import source
 from modelyard.serving.models.states import Readiness, Stage
 from tests.serving_harness import VECTOR, scripted, tensor
 from tests.unit.serving.models.yard import Yard, write
@@ -228,6 +230,37 @@ def test_a_source_that_forgets_a_version_unloads_it_and_the_record_goes(tmp_path
         await yard.repository.reread()
         await yard.settled()
         assert yard.serving() == []
+        await yard.close()
+
+    scenario()
+
+
+def test_what_an_earlier_scan_saw_never_replaces_what_a_later_one_saw(tmp_path, monkeypatch):
+    """The first scan of two sees the directory first and comes back last, if nothing makes the second wait."""
+    write(tmp_path, model(1))
+    scan, seen, go_on = source.scan, threading.Event(), threading.Event()
+
+    def slow_at_first(directory):
+        found = scan(directory)
+        if not seen.is_set():
+            seen.set()
+            go_on.wait(1)  # in vain where the second scan waits for this one
+        else:
+            go_on.set()
+        return found
+
+    @driven
+    async def scenario():
+        yard = Yard(directory=tmp_path)
+        await yard.repository.start()
+        monkeypatch.setattr(source, "scan", slow_at_first)
+        monkeypatch.setattr(yard.repository._loaders, "threads", ThreadPoolExecutor(2))
+        first = asyncio.create_task(yard.repository.reread())
+        while not seen.is_set():
+            await asyncio.sleep(0.005)
+        write(tmp_path, model(2))
+        await asyncio.gather(first, asyncio.create_task(yard.repository.reread()))
+        assert set(yard.repository.model("m").found.versions) == {1, 2}
         await yard.close()
 
     scenario()
