@@ -7,6 +7,7 @@ import json
 from time import perf_counter
 
 from modelyard.serving.http import limits as limits_module
+from modelyard.serving.http.connection import _TURN_S
 from modelyard.serving.http.limits import connection_ends
 from tests.unit.serving.http.wire import get, post, run
 
@@ -90,7 +91,7 @@ def test_a_client_that_pipelines_dear_requests_shares_the_loop():
         assert answers.statuses == [200] * 10
         assert answers.reading
 
-    run(scenario)
+    run(scenario, turn_s=_TURN_S)
 
 
 def test_a_client_that_does_not_read_is_closed_by_its_deadline():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import math
 import threading
 from time import perf_counter
 
@@ -38,7 +39,7 @@ ENDS = [
 ]  # fmt: skip
 
 
-def answers(pieces, reverse=False):
+def answers(pieces, reverse=False, turn_s=math.inf):
     async def scenario(bench):
         connection, transport = bench.connect()
         for piece in pieces:
@@ -50,11 +51,11 @@ def answers(pieces, reverse=False):
             works = len(bench.executor.works)
             bench.answer_all((lambda works: works[::-1]) if reverse else list)
             await bench.settle()
-            if not works and not bench.executor.works:
+            if not works and not bench.executor.works and not connection._again:
                 break
         return transport.text
 
-    return run(scenario, max_head_bytes=1024, max_body_bytes=1000, big_body_bytes=500, max_pipelined=8)
+    return run(scenario, turn_s=turn_s, max_head_bytes=1024, max_body_bytes=1000, big_body_bytes=500, max_pipelined=8)
 
 
 @settings(max_examples=150, deadline=None)
@@ -63,15 +64,16 @@ def answers(pieces, reverse=False):
     st.sampled_from(ENDS),
     st.lists(st.integers(1, 400), min_size=1, max_size=30),
     st.booleans(),
+    st.sampled_from([math.inf, 0.0]),
 )
-def test_any_split_of_any_requests_gives_the_same_answers(requests, end, cuts, reverse):
+def test_any_split_of_any_requests_gives_the_same_answers(requests, end, cuts, reverse, turn_s):
     stream = b"".join(requests) + end
     pieces, at = [], 0
     while at < len(stream):
         step = cuts[len(pieces) % len(cuts)]
         pieces.append(stream[at : at + step])
         at += step
-    assert answers(pieces, reverse) == answers([stream] if stream else [])
+    assert answers(pieces, reverse, turn_s) == answers([stream] if stream else [])
 
 
 @settings(max_examples=200, deadline=None)
@@ -105,7 +107,6 @@ def test_no_more_than_the_limit_is_in_flight():
     async def scenario(bench):
         connection, transport = bench.connect()
         connection.data_received(b"".join(post(b"%d" % i, "/infer") for i in range(20)))
-        await bench.settle()  # a turn of the loop is bounded in time: on a busy machine there are several
         assert len(bench.executor.works) == 4
         assert not transport.reading
         for _ in range(20):
@@ -384,7 +385,6 @@ def test_a_bug_in_taking_a_request_costs_its_answer_and_not_the_connection(monke
         connection, transport = bench.connect()
         monkeypatch.setattr("tests.unit.serving.http.wire.Codec.decode", broken)
         connection.data_received(post(b"5", "/infer") + get("/echo"))
-        await bench.settle()  # writing the traceback may have cost the connection its turn
         assert transport.statuses == [500, 200]
         assert not transport.closed
         assert "nobody thought of it" in caplog.text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -190,8 +192,12 @@ class Bench:
                 work.reply(list(work.tensors), 0, 1)
 
 
-def run(scenario: Callable[[Bench], Any], **limits: Any) -> Any:
-    """Run a scenario (a coroutine function of a bench) in an event loop of its own."""
+def run(scenario: Callable[[Bench], Any], *, turn_s: float = math.inf, **limits: Any) -> Any:
+    """Run a scenario (a coroutine function of a bench) in an event loop of its own.
+
+    A connection's turn lasts as long as it has work unless ``turn_s`` says otherwise: how much a busy machine gets done
+    in the server's own millisecond is nothing a test may rest on.
+    """
 
     async def main() -> Any:
         bench = Bench(Limits(**limits))
@@ -200,7 +206,8 @@ def run(scenario: Callable[[Bench], Any], **limits: Any) -> Any:
         finally:
             bench.pool.shutdown(wait=True)
 
-    return asyncio.run(main())
+    with mock.patch("modelyard.serving.http.connection._TURN_S", turn_s):
+        return asyncio.run(main())
 
 
 def post(body: bytes, path: str = "/echo", extra: str = "") -> bytes:
