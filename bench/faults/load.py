@@ -155,12 +155,12 @@ def running(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool], seconds: float) -> None:
-    """Poll, since what is awaited is in other processes. Raises Stuck after `seconds`."""
+    """Poll. Raises Stuck after `seconds`."""
     end = time.perf_counter() + seconds
     while not condition():
         if time.perf_counter() > end:
             raise Stuck(f"the service did not get ready, calm or free of a replica within {seconds:g} s")
-        time.sleep(0.01)
+        time.sleep(0.01)  # what is awaited is in other processes, which tell nobody
 
 
 def median(values: list[float]) -> float:

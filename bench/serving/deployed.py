@@ -186,5 +186,5 @@ class Deployed:
                     raise ServerDied(
                         f"no answer in {self.system.start_timeout_s:g} s ({error}); log: {said}"
                     ) from error
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S)  # a server tells nobody when it is ready
         self.cold_start_s = time.monotonic() - self.server.started
