@@ -46,8 +46,9 @@ UNBOUNDED = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured. `verify`: budget of `simulate-verify`, which chooses among so many `candidates`; `levels`:
-    concurrencies of the default configuration; `joint`: blocks of the last confirmation."""
+    """How much is measured. `budget` 0: the default configuration and no search. `verify`: budget of `simulate-verify`,
+    which chooses among so many `candidates`; `levels`: concurrencies of the default configuration; `joint`: blocks of
+    the last confirmation."""
 
     models: tuple[str, ...]
     concurrency: tuple[int, ...]
@@ -64,11 +65,16 @@ class Scale:
         """Seconds of a block."""
         return BLOCK_S.get(model, 1.0) * self.shorter
 
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """What is searched of each model: concurrency and seed."""
+        return [(c, seed) for c in self.concurrency for seed in range(self.seeds)] if self.budget else []
+
     def seconds(self) -> float:
         """About how long everything takes where nothing is measured yet."""
         searched = 3 * self.budget + self.verify  # B's first half is A, C's first half too
         confirmed = 4 * 3 + 5  # of each search about two contenders and the default; then all together
-        cells = len(self.concurrency) * self.seeds
+        cells = len(self.cells)
         return sum(
             ONCE_S
             + len(self.levels) * (3.0 + self.blocks * self.block_s(model))
@@ -140,12 +146,14 @@ class Experiment:
         for model in self.scale.models:
             version = self._version(model)
             found = replace(found, default_by_model={**found.default_by_model, model: self._default(version)})
-            for concurrency in self.scale.concurrency:
-                for seed in range(self.scale.seeds):
-                    cell = self._cell(version, concurrency, seed, found.cells)
-                    found = found.having(cell)
-                    (self.out / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+            self._keep(found)
+            for concurrency, seed in self.scale.cells:
+                found = found.having(self._cell(version, concurrency, seed, found.cells))
+                self._keep(found)
         return found
+
+    def _keep(self, found: Findings) -> None:
+        (self.out / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(found)))
 
     def _before(self) -> Findings:
         """What earlier runs into this folder found, on this machine as it is."""

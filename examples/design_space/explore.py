@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", action="append", choices=MODELS, help="repeatable; default: all three")
     made.add_argument("--concurrency", type=counts, metavar="LIST", help="default: 1,20,60")
     made.add_argument(
-        "--budget", type=int, help="trials of the shorter random search (25); the longer ones have twice it"
+        "--budget", type=int, help="trials of the shorter random search (25); the longer have twice it; 0: no search"
     )
     made.add_argument("--seeds", type=int, default=1, help="repeat every search with so many seeds")
     made.add_argument("--quick", action="store_true", help="one model at 20 concurrent, few and short trials")
@@ -65,8 +65,8 @@ def arguments(words: Sequence[str] | None = None) -> tuple[Scale, Path]:
     models = tuple(dict.fromkeys(given.model or (MODELS[:1] if given.quick else MODELS)))
     concurrency = given.concurrency or ((20,) if given.quick else (1, 20, 60))
     budget = given.budget if given.budget is not None else 4 if given.quick else 25
-    if budget < 1 or given.seeds < 1:
-        made.error("--budget and --seeds are at least 1")
+    if budget < 0 or given.seeds < 1:
+        made.error("--budget is at least 0, --seeds at least 1")
     scale = Scale(models, concurrency, budget, given.seeds)
     if given.quick:
         scale = replace(scale, levels=LEVELS[::3], verify=3, candidates=200, blocks=3, joint=5, shorter=0.5)

@@ -178,6 +178,8 @@ def _runs(findings: Findings) -> Iterator[str]:
 
 
 def _gains(findings: Findings) -> Iterator[str]:
+    if not findings.cells:
+        return
     yield "### Gains: how much lower the mean round trip is\n"
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in findings.cells:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +39,7 @@ class Made:
     second: object
     counts: tuple[int, int]
     studies: list[Study]
+    defaults_only: object
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, calibrated: NewHome) -> Itera
         for _ in range(2):
             made.append(experiment.Experiment(yard, scale, out, False, lambda _: None, spaces=out).run())
             counts.append(len(yard.hub.measurements.list(ModelRef("small", 1))))
-        yield Made(findings, out, made[0], made[1], (counts[0], counts[1]), yard.studies("small:1"))
+        studies, unsearched = yard.studies("small:1"), replace(scale, budget=0, levels=(1, 2))
+        defaults_only = experiment.Experiment(yard, unsearched, out, False, lambda _: None, spaces=out).run()
+        assert yard.studies("small:1") == studies
+        yield Made(findings, out, made[0], made[1], (counts[0], counts[1]), studies, defaults_only)
 
 
 def test_every_search_is_there_with_its_budget_and_a_confirmed_winner(made: Made) -> None:
@@ -100,3 +104,8 @@ def test_the_table_tells_the_gains(made: Made) -> None:
     text = made.findings.markdown(made.first)
     row = next(line for line in text.splitlines() if line.startswith("| small | 4 | 1 |"))
     assert row.count("%") >= len(made.findings.QUESTIONS)
+
+
+def test_without_a_budget_only_the_default_is_measured_and_what_was_found_before_is_kept(made: Made) -> None:
+    assert made.defaults_only.cells == made.second.cells
+    assert [load.concurrency for load in made.defaults_only.default_by_model["small"]] == [1, 2]

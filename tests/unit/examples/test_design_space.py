@@ -110,7 +110,13 @@ def test_quick_is_one_short_cell_unless_more_is_asked_for(explore: ModuleType) -
     assert (wider.models, wider.concurrency) == (("translation",), (1, 60))
 
 
-@pytest.mark.parametrize("words", [["--budget", "0"], ["--seeds", "0"], ["--concurrency", "0"], ["--model", "bert"]])
+def test_without_a_budget_nothing_is_searched(explore: ModuleType) -> None:
+    none, _ = explore.arguments(["--budget", "0"])
+    assert none.cells == []
+    assert none.seconds() < explore.arguments(["--budget", "1"])[0].seconds() / 3
+
+
+@pytest.mark.parametrize("words", [["--budget", "-1"], ["--seeds", "0"], ["--concurrency", "0"], ["--model", "bert"]])
 def test_what_cannot_be_run_is_refused(
     explore: ModuleType, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
