@@ -1,4 +1,4 @@
-"""What do Python's full garbage collections cost a service's tail? One replica with its heap settled, and thawed.
+"""Does unloading a model bring garbage collections back into a service's tail? One replica, settled and then thawed.
 
     python -m bench.heap_pauses [--model tumour] [--rounds 3] [--rate 13900] [--max-batch 16] [--seconds 1.0]
 
