@@ -23,6 +23,7 @@ from tests import small_model
 from tests.calibration import NewHome
 
 PATIENCE_S = 240.0
+CURVES = "work/curves"
 SPACE = """
 knobs:
   threads: {integer: [1, 2]}
@@ -123,6 +124,23 @@ def test_what_is_wrong_in_a_space_names_its_file_and_line(yard: Yard) -> None:
     told = yard.run("tune", "small:1", "--space", "wrong.yaml", "--dry-run", code=2)
     assert "wrong.yaml:2: knobs.thread: no configuration has a knob 'thread'" in told
     assert "wrong.yaml:3: knobs.artifact: 'onx' is no artifact that can be served" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--strategy", "bayes"), 5, "there is no strategy 'bayes'; did you mean 'bayesian'?"),
+        (("--strategy", "tpe", "--set", "start=3"), 2, "the strategy 'tpe' has no option 'start'"),
+    ],
+)
+def test_a_wrong_strategy_is_told_before_anything_is_calibrated(
+    yard: Yard, tmp_path: Path, words: tuple[str, ...], code: int, told: str
+) -> None:
+    new = Yard(tmp_path / "home", yard.folder)
+    new.run("register", "model.yaml")
+    assert told in new.run("tune", "small:1", *words, code=code)
+    assert not (new.home / CURVES).exists()
+    assert (yard.home / CURVES).exists()
 
 
 def test_after_kill_9_the_same_command_goes_on_with_the_same_study(killed: Study, answered: Study) -> None:

@@ -72,7 +72,7 @@ class Tuning:
             if task.study.answer is not None:
                 listener(Progress(Step.TUNE, f"study {task.study.id} was made before, with these settings"))
                 return task.study
-            strategy = self._strategy(task)  # what is wrong with its options is told before anything is kept
+            strategy = self._strategy(task)
             study = task.study if task.study.id else self.hub.studies.save(task.study)
             done = len(study.trials)
             listener(Progress(Step.TUNE, f"study {study.id}: {study.aim}; {done} of {study.budget} trials done"))
@@ -103,6 +103,7 @@ class Tuning:
         meaning = self._meaning(version, aim)
         space = self._space(version, meaning, resumed.space if resumed else request.space, request.space_name)
         begun = resumed or self._begun(version, request, aim, space, meaning)
+        self.strategies.check(begun.strategy, begun.options)  # before the minutes that calibrating may take
         work = begun.workload or workload_for(aim, request)
         predict = None if begun.answer else self.predicting.of(version, meaning, space, aim, work, listener)
         made = Search(

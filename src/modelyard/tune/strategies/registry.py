@@ -63,6 +63,10 @@ class Strategies:
             raise Unsupported(f"there is no strategy '{name}'" + nearest(name, self._by_name))
         return self._by_name[name]
 
+    def check(self, name: str, options: Mapping[str, Knob]) -> None:
+        """Raise what `make` would of a name or of options, without a search."""
+        read_options(self.get(name), options)
+
     def make(self, name: str, search: Search, options: Mapping[str, Knob] | None = None) -> Strategy:
         """The strategy for a search. Raises Unsupported for an unknown name, InvalidInput for wrong options."""
         kind = self.get(name)
