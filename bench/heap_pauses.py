@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 import modelyard
-from bench.simulator import prepared
+from bench.simulator import plain, prepared
 from modelyard.client import Client
 from modelyard.dispatch import Limits
 from modelyard.domain.configuration import Batching, Configuration
@@ -78,9 +78,7 @@ def main() -> None:
 def chosen(yard: modelyard.Yard, models: Path, name: str, batch: int) -> tuple[Version, Configuration]:
     """A version and one replica of one thread of it."""
     version, artifact = prepared(yard, models, name)
-    (runtime,) = yard.profiling.runtimes_for(artifact)
-    shape = Configuration(artifact.id, artifact.target, runtime, artifact.precision)
-    return version, replace(shape, batching=Batching(batch))
+    return version, replace(plain(yard, artifact), batching=Batching(batch))
 
 
 @contextmanager

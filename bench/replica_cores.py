@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import modelyard
-from bench.simulator import prepared
+from bench.simulator import plain, prepared
 from modelyard.dispatch.engines.placement import bind
-from modelyard.domain.configuration import Batching, Configuration
+from modelyard.domain.configuration import Batching
 from modelyard.domain.workload import Arrival, Workload
 from modelyard.profile import MeasuredService
 from modelyard.workflow.profiling import payloads_of
@@ -49,9 +49,7 @@ def compare(yard: modelyard.Yard, models: Path, model: str, batch: int, options:
     """Measure one configuration under a closed loop, and under shares of what that reached."""
     profiling = yard.profiling
     version, artifact = prepared(yard, models, model)
-    (runtime,) = profiling.runtimes_for(artifact)
-    shape = Configuration(artifact.id, artifact.target, runtime, artifact.precision)
-    configuration = replace(shape, replicas=profiling.cores, batching=Batching(batch))
+    configuration = replace(plain(yard, artifact), replicas=profiling.cores, batching=Batching(batch))
     name = f"bench-{os.getpid()}"
     with profiling.deployer.temporary(version, configuration, name) as endpoint:
         pids = [r.pid for r in profiling.deployer.engine.replicas(name) if r.pid]

@@ -148,10 +148,15 @@ def prepared(yard: modelyard.Yard, models: Path, name: str) -> tuple[Version, Ar
     return version, next((a for a in plain if a.target.format == "onnx"), plain[0])
 
 
+def plain(yard: modelyard.Yard, artifact: Artifact) -> Configuration:
+    """One replica of one thread, without batches."""
+    (runtime,) = yard.profiling.runtimes_for(artifact)
+    return Configuration(artifact.id, artifact.target, runtime, artifact.precision)
+
+
 def configurations(yard: modelyard.Yard, artifact: Artifact, *, quick: bool) -> list[Configuration]:
     """Batching off and on, one and two replicas."""
-    (runtime,) = yard.profiling.runtimes_for(artifact)
-    base = Configuration(artifact.id, artifact.target, runtime, artifact.precision)
+    base = plain(yard, artifact)
     knobs = [(1, 1), (1, 16)] if quick else [(1, 1), (1, 16), (2, 1), (2, 16)]
     return [replace(base, replicas=r, batching=Batching(most)) for r, most in knobs]
 
